@@ -1,0 +1,1 @@
+"""The operator door: a local control socket."""

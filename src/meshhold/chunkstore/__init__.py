@@ -1,0 +1,1 @@
+"""Where sealed chunks rest: a contract and its adapters."""

@@ -1,0 +1,67 @@
+"""What a place for sealed chunks promises. Knows no key: it sees ciphertext, and can verify it by name.
+
+Methods block and are thread-safe: callers run them in worker threads. The order that makes a chunk durable is the
+adapter's affair; that `put` returns only after it, is the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from meshhold.model.ids import ChunkId, VaultId
+
+
+class ChunkStat(NamedTuple):
+    """One stored chunk: bytes of its sealed form, and when (seconds since 1970) it was last put."""
+
+    chunk: ChunkId
+    size: int
+    touched_s: float
+
+
+class Usage(NamedTuple):
+    """Room for chunks, in bytes: what the store's file system has in all, and what is free to this process."""
+
+    total: int
+    free: int
+
+
+class ChunkStore(Protocol):
+    """Immutable sealed chunks by vault and id (the BLAKE3 hash of the bytes)."""
+
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
+        """Keep `sealed` durably; return True if the chunk was not there yet.
+
+        Idempotent. A chunk that is already there is verified, renewed (`touched_s` becomes now) and made durable; a
+        damaged copy is replaced. After an exception nothing half-written is visible under the id.
+        Errors: `StorageFullError`, `StorageFailedError`; `SyncFailedError` ends the process.
+        """
+
+    def get(self, vault: VaultId, chunk: ChunkId) -> bytes:
+        """Return the chunk's bytes, verified against the id.
+
+        Errors: `ChunkMissingError`; `ChunkCorruptError` after moving the bad copy to quarantine;
+        `StorageFailedError` when the disk refuses to answer.
+        """
+
+    def has(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Tell whether a copy is there, without verifying it."""
+
+    def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
+        """Remove the chunk unless it was put or renewed at or after `cutoff_s`; return whether it is gone now.
+
+        Atomic against `put`: a chunk that a `put` has acknowledged after this call began is not removed by it.
+        """
+
+    def scan(self, vault: VaultId) -> Iterator[ChunkStat]:
+        """Yield the vault's chunks in the order of their ids, with bounded memory (one fan-out folder at a time)."""
+
+    def drop_vault(self, vault: VaultId) -> None:
+        """Remove every chunk of the vault, quarantine included."""
+
+    def quarantined(self, vault: VaultId) -> list[str]:
+        """Return the names of the vault's quarantined files."""
+
+    def usage(self) -> Usage:
+        """Return the room that is left."""

@@ -1,0 +1,177 @@
+"""The one exception tree. Says what went wrong and what to do; knows no HTTP code and no exit code."""
+
+
+class MeshHoldError(Exception):
+    """Anything this program raises on purpose: `message` names the cause, `fix` what the user can do about it."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.fix})" if self.fix else self.message
+
+
+# -- the request cannot be granted; repeating it changes nothing ----------------------------------------------------
+
+
+class RefusedError(MeshHoldError):
+    """The request is understood and will not be done."""
+
+
+class InvalidError(RefusedError):
+    """An argument is malformed or out of range."""
+
+
+class DeniedError(RefusedError):
+    """The caller may not do this."""
+
+
+class NotFoundError(RefusedError):
+    """The named thing does not exist."""
+
+
+class ConflictError(RefusedError):
+    """The named thing exists already, or is in a state that forbids the change."""
+
+
+class NoSuchVaultError(NotFoundError):
+    """No vault has this id, name or alias."""
+
+
+class NoSuchBucketError(NotFoundError):
+    """No vault carries this alias."""
+
+
+class NoSuchObjectError(NotFoundError):
+    """No object has this key."""
+
+
+class NoSuchUploadError(NotFoundError):
+    """No multipart upload has this id: never begun, completed or aborted."""
+
+
+class NoSuchAccessKeyError(NotFoundError):
+    """No access key has this id."""
+
+
+class BucketNotEmptyError(ConflictError):
+    """A bucket that holds objects is not deleted."""
+
+
+class AliasTakenError(ConflictError):
+    """Another vault carries this alias. `owned` tells whether the caller's key has grants on that vault."""
+
+    def __init__(self, message: str, fix: str = "", *, owned: bool = False) -> None:
+        super().__init__(message, fix)
+        self.owned = owned
+
+
+class PreconditionFailedError(RefusedError):
+    """A condition (`If-Match` …) does not hold. `condition` names the header."""
+
+    def __init__(self, message: str, condition: str) -> None:
+        super().__init__(message)
+        self.condition = condition
+
+
+class InvalidPartError(RefusedError):
+    """A part named in a completion is absent or its ETag differs."""
+
+
+class PartOrderError(RefusedError):
+    """The parts of a completion are not in ascending order."""
+
+
+class PartTooSmallError(RefusedError):
+    """A part other than the last is smaller than the least part size."""
+
+
+class TooLargeError(RefusedError):
+    """A body or object exceeds a limit; the message names the setting."""
+
+
+class DigestMismatchError(RefusedError):
+    """Received bytes do not have the digest that the sender announced. `header` names the announcement."""
+
+    def __init__(self, message: str, header: str) -> None:
+        super().__init__(message)
+        self.header = header
+
+
+class IncompleteBodyError(RefusedError):
+    """The body ended before its announced length."""
+
+
+# -- the request may succeed later ----------------------------------------------------------------------------------
+
+
+class UnavailableError(MeshHoldError):
+    """Not now: nothing was acknowledged, the caller may retry."""
+
+
+class OverloadedError(UnavailableError):
+    """A limit of concurrent work is reached."""
+
+
+class StorageFullError(UnavailableError):
+    """The disk, or the configured capacity, has no room left."""
+
+
+class StorageFailedError(UnavailableError):
+    """The disk answered with an I/O error."""
+
+
+class NoMajorityError(UnavailableError):
+    """Too few index replicas answered; the message names the missing ones."""
+
+
+class ContentionError(UnavailableError):
+    """Others kept changing the same key; the outcome of this change is known: it did not happen."""
+
+
+class UnknownOutcomeError(UnavailableError):
+    """The change may or may not have taken effect; the caller must read to know."""
+
+
+# -- stored or received bytes are not what they should be -----------------------------------------------------------
+
+
+class IntegrityError(MeshHoldError):
+    """Stored or received bytes fail verification."""
+
+
+class ChunkMissingError(IntegrityError):
+    """A chunk that is referred to is not in the store."""
+
+
+class ChunkCorruptError(IntegrityError):
+    """A chunk's bytes do not hash to its id; it has been quarantined."""
+
+
+class SealBrokenError(IntegrityError):
+    """Authenticated decryption failed: wrong key, or altered bytes."""
+
+
+class UnknownFormatError(IntegrityError):
+    """A stored or received value carries a version or type that this program does not know."""
+
+
+# -- the process must not go on -------------------------------------------------------------------------------------
+
+
+class FatalError(MeshHoldError):
+    """The process cannot keep its promises and stops."""
+
+
+class SyncFailedError(FatalError):
+    """fsync failed: the kernel may have dropped dirty pages, so nothing after it can be trusted."""
+
+
+class ConfigError(FatalError):
+    """The configuration is wrong; the message names file, line, key, what was found and what is allowed."""
+
+
+class AlreadyRunningError(FatalError):
+    """Another daemon holds the data directory."""

@@ -1,0 +1,1 @@
+"""Where register rows and registry records rest: a contract and its adapter."""

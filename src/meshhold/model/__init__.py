@@ -1,0 +1,1 @@
+"""Frozen values and merge laws; no I/O, no clock."""

@@ -1,0 +1,167 @@
+"""What a register holds: object versions, uploads, parts, tombstones, and their stored form. Knows no disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final
+
+import msgpack
+
+from meshhold.errors import UnknownFormatError
+from meshhold.model.ids import ChunkId, OpId
+
+ANCESTORS_KEPT: Final = 16  # design limit: a retry that more than 16 later changes overtook has an unknown outcome
+INLINE_SIZE_MAX: Final = 16 * 1024  # an object up to this size lives in its entry: one index write, no file
+ENTRY_VERSION: Final = 1
+
+
+class Space(IntEnum):
+    """Which kind of register a key names inside its vault. Stored: never renumber."""
+
+    OBJECTS = 0
+    """key = the object's key"""
+    UPLOADS = 1
+    """key = the object's key, 0x00, the 16-byte upload id"""
+    PARTS = 2
+    """key = the 16-byte upload id, the part's number (2 bytes, big endian)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where `span` plaintext bytes are: a sealed chunk and the key that opens it.
+
+    `depth` 0 is data; a chunk of depth d > 0 holds refs of smaller depth, whose spans add up to its own.
+    """
+
+    depth: int
+    chunk: ChunkId
+    key: bytes
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checksums:
+    """The `x-amz-checksum-*` values that a client gave or asked for: algorithm in upper case → base64 value.
+
+    `kind` is `FULL_OBJECT` or `COMPOSITE`; a composite value ends in `-N` as S3 shows it.
+    """
+
+    kind: str = "FULL_OBJECT"
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One object. `content` is sealed (see `sealing.content`): the bytes themselves or the refs of the manifest.
+
+    `headers` are those that S3 gives back (lowercase names, without `x-amz-meta-`), `user` the user metadata
+    (names without the prefix). `etag` is without quotes. `parts_count` is 0 for an object that was put in one piece;
+    otherwise the part table is inside the sealed content.
+    """
+
+    size: int
+    etag: str
+    modified_ms: int
+    content: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    user: dict[str, str] = field(default_factory=dict)
+    checksums: Checksums = field(default_factory=Checksums)
+    parts_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload in progress. `checksum` is `""` or the algorithm that was announced."""
+
+    initiated_ms: int
+    initiator: str
+    headers: dict[str, str] = field(default_factory=dict)
+    user: dict[str, str] = field(default_factory=dict)
+    checksum: str = ""
+    checksum_kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of an upload; `content` as in `ObjectVersion`."""
+
+    size: int
+    etag: str
+    modified_ms: int
+    content: bytes
+    checksums: Checksums = field(default_factory=Checksums)
+
+
+Value = ObjectVersion | Upload | Part
+_TOMBSTONE: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one register holds after one change. `value` None is a tombstone.
+
+    `op` names the change, `ancestors` the up to 16 changes before it (newest first), `generation` counts all changes:
+    by them a retrying writer can tell whether its change took effect (see `register.lineage`).
+    """
+
+    op: OpId
+    value: Value | None
+    generation: int = 1
+    ancestors: tuple[OpId, ...] = ()
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the stored form: msgpack `[version, op, generation, ancestors joined, kind, fields…]`."""
+    head: list[Any] = [ENTRY_VERSION, entry.op, entry.generation, b"".join(entry.ancestors)]
+    value = entry.value
+    if isinstance(value, ObjectVersion):
+        head += [
+            1, value.size, value.etag, value.modified_ms, value.content, value.headers, value.user,
+            value.checksums.kind, value.checksums.values, value.parts_count,
+        ]  # fmt: skip
+    elif isinstance(value, Upload):
+        head += [
+            2, value.initiated_ms, value.initiator, value.headers, value.user, value.checksum, value.checksum_kind,
+        ]  # fmt: skip
+    elif isinstance(value, Part):
+        head += [
+            3, value.size, value.etag, value.modified_ms, value.content, value.checksums.kind, value.checksums.values,
+        ]  # fmt: skip
+    else:
+        head.append(_TOMBSTONE)
+    packed: bytes = msgpack.packb(head)
+    return packed
+
+
+def decode_entry(raw: bytes) -> Entry:
+    """Undo `encode_entry`. Errors: `UnknownFormatError` names the version or kind; hostile bytes raise nothing else."""
+    try:
+        fields = msgpack.unpackb(raw, max_buffer_size=0)
+        version, op, generation, joined, kind = fields[:5]
+        if version != ENTRY_VERSION:
+            raise UnknownFormatError(f"index entry version {version!r} is not known", "use a newer meshhold")
+        ancestors = tuple(OpId(joined[at : at + 16]) for at in range(0, len(joined), 16))
+        return Entry(OpId(op), _decode_value(kind, fields[5:]), generation, ancestors)
+    except UnknownFormatError:
+        raise
+    except Exception as error:  # whatever msgpack or unpacking says about hostile bytes
+        raise UnknownFormatError(f"an index entry cannot be read: {type(error).__name__}") from error
+
+
+def _decode_value(kind: int, fields: list[Any]) -> Value | None:
+    match kind:
+        case 0:
+            return None
+        case 1:
+            size, etag, modified_ms, content, headers, user, checksum_kind, checksums, parts_count = fields
+            sums = Checksums(checksum_kind, checksums)
+            return ObjectVersion(size, etag, modified_ms, content, headers, user, sums, parts_count)
+        case 2:
+            initiated_ms, initiator, headers, user, checksum, checksum_kind = fields
+            return Upload(initiated_ms, initiator, headers, user, checksum, checksum_kind)
+        case 3:
+            size, etag, modified_ms, content, checksum_kind, checksums = fields
+            return Part(size, etag, modified_ms, content, Checksums(checksum_kind, checksums))
+        case _:
+            raise UnknownFormatError(f"index entry kind {kind!r} is not known", "use a newer meshhold")

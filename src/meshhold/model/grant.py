@@ -1,0 +1,41 @@
+"""Who may do what: permissions, access keys, grants. Knows no signature and no storage."""
+
+from __future__ import annotations
+
+from enum import Flag
+from typing import Final
+
+from meshhold.errors import InvalidError
+
+
+class Permission(Flag):
+    """What a grant allows on one vault. Merging concurrent grants keeps the intersection: ties fail closed."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    LIST = 4
+    """Only an anonymous grant needs it: a key that may read may also list."""
+
+    def __str__(self) -> str:
+        names = [p.name.lower() for p in (Permission.READ, Permission.WRITE, Permission.LIST) if p in self and p.name]
+        return ",".join(names) or "none"
+
+
+_SPELLINGS: Final = {"read": Permission.READ, "r": Permission.READ, "write": Permission.WRITE, "w": Permission.WRITE}
+
+
+def parse_permissions(text: str) -> Permission:
+    """Read `read`, `write`, `read,write`, `read+write`, `r`, `w`, `rw` (any order and case).
+
+    Errors: `InvalidError` naming the word that is not one of these.
+    """
+    if text.strip().lower() in ("rw", "wr"):
+        return Permission.READ | Permission.WRITE
+    found = Permission.NONE
+    for word in text.replace("+", ",").split(","):
+        permission = _SPELLINGS.get(word.strip().lower())
+        if permission is None:
+            raise InvalidError(f"permission {word.strip()!r} is not known", "use read, write, read,write, r, w or rw")
+        found |= permission
+    return found

@@ -1,0 +1,1 @@
+"""One key of the index as a CASPaxos register: pure promise, accept and lineage rules."""

@@ -1,0 +1,1 @@
+"""Services that keep registers and chunks on their replicas."""

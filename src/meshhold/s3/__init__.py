@@ -1,0 +1,1 @@
+"""The S3 door: HTTP and XML in, use-cases out."""

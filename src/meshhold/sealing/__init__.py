@@ -1,0 +1,1 @@
+"""Cutting, sealing and describing bytes; no I/O."""

@@ -1,0 +1,1 @@
+"""The use-cases: objects, listings, uploads, buckets, access."""
