@@ -48,6 +48,12 @@ class ChunkStore(Protocol):
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there, without verifying it."""
 
+    def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Make `touched_s` of a stored chunk now, before something refers to it anew; False if it is not there.
+
+        Atomic against `remove_if_unused_since`, like `put`.
+        """
+
     def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
         """Remove the chunk unless it was put or renewed at or after `cutoff_s`; return whether it is gone now.
 

@@ -1,1 +1,1 @@
-"""The only room that imports crypto libraries."""
+"""Hashes, ciphers, keys and identities: the only room that imports crypto libraries."""

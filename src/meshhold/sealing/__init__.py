@@ -1,1 +1,1 @@
-"""Cutting, sealing and describing bytes; no I/O."""
+"""How plaintext becomes sealed chunks and manifests, and back. Pure: no disk, no clock, no randomness."""

@@ -1,0 +1,310 @@
+"""Chunks as files: which system calls, in which order, make one durable. Knows no key and no placement.
+
+Layout: `<root>/<vault id>/<2 hex>/<62 hex>`, `<root>/<vault id>/quarantine/<64 hex>`, `<root>/tmp/`.
+
+Rules:
+1. A name under a vault appears by rename only, after the file's fsync; `put` returns after the folder's fsync.
+2. A vault's folders are made and fsynced, up to the root, before the first put of this process relies on them.
+3. Whatever changes a chunk's name (put, quarantine, remove) holds the lock of its two-digit folder.
+4. A failed fsync of anything whose name others see is fatal: the kernel may have dropped the pages.
+5. What is in `tmp` at start belongs to nobody: one process owns the root.
+"""
+
+# ruff: noqa: PTH100, PTH102, PTH103, PTH104, PTH108, PTH120, PTH208 - strings and `os` calls one by one: their order is the promise
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from meshhold.chunkstore.contract import ChunkStat, Usage
+from meshhold.chunkstore.room import Room
+from meshhold.chunkstore.syscalls import (
+    read_whole,
+    stat_of,
+    sync,
+    sync_folder,
+    sync_unseen,
+    translated,
+    write_whole,
+)
+from meshhold.crypto.hashing import hash_bytes
+from meshhold.errors import ChunkCorruptError, ChunkMissingError, InvalidError
+from meshhold.model.ids import CHUNK_ID_SIZE, ChunkId, VaultId
+
+SEALED_SIZE_MAX: Final = 16 << 20
+"""No chunk that is made comes near; a larger file is damaged, and is not read into memory to find out."""
+RESERVE_BYTES: Final = 64 << 20
+_FOLDERS: Final = 256
+_QUARANTINE: Final = "quarantine"
+_TEMPORARY: Final = "tmp"
+_VAULT_NAME: Final = re.compile(r"[a-z2-7]{32}\Z")
+_CHUNK_NAME: Final = re.compile(r"[0-9a-f]{62}\Z")
+_NS: Final = 1_000_000_000
+
+
+class DiskChunkStore:
+    """The chunk contract on a local file system; `root` is made if it is not there.
+
+    `reserve_bytes` stay free for the index; `capacity_bytes` bounds the chunks (quarantine apart; None: the disk
+    decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970.
+    Errors of the constructor: `StorageFailedError` if the root cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        reserve_bytes: int = RESERVE_BYTES,
+        capacity_bytes: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._root = str(root)
+        self._tmp = f"{self._root}/{_TEMPORARY}"
+        self._now = now
+        self._names = itertools.count()
+        self._stripes = [threading.Lock() for _ in range(_FOLDERS)]
+        self._ready: set[VaultId] = set()
+        self._making = threading.Lock()
+        self._removals: dict[tuple[VaultId, ChunkId], object] = {}
+        self._room = Room(reserve_bytes, capacity_bytes, self._free_bytes, self._count_bytes)
+        with translated("opening", self._root):
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            shutil.rmtree(self._tmp, ignore_errors=True)
+            os.makedirs(self._tmp, mode=0o700, exist_ok=True)
+            sync_folder(os.path.dirname(os.path.abspath(self._root)))
+
+    # -- the contract -----------------------------------------------------------------------------------------------
+
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
+        """Keep `sealed` durably; the caller vouches that it hashes to `chunk`."""
+        if len(sealed) > SEALED_SIZE_MAX:
+            raise InvalidError(f"a sealed chunk has at most {SEALED_SIZE_MAX} bytes, not {len(sealed)}")
+        folder, path = self._place(vault, chunk)
+        with translated("writing a chunk to", self._root):
+            self._room.ensure_counted()
+            with self._stripes[chunk[0]]:
+                try:
+                    self._make_folders(vault)
+                    replaced = self._renew(path, chunk, len(sealed))
+                    if replaced is not None:
+                        self._write(path, sealed, replaced)
+                    sync_folder(folder)
+                except BaseException:
+                    self._ready.discard(vault)  # the folders may be gone: look again next time
+                    raise
+                self._removals.pop((vault, chunk), None)
+        return replaced is not None
+
+    def get(self, vault: VaultId, chunk: ChunkId) -> bytes:
+        """Return the chunk's bytes, verified; a bad copy goes to quarantine."""
+        _, path = self._place(vault, chunk)
+        with translated("reading a chunk from", self._root):
+            sealed = self._read_verified(path, chunk)
+            if sealed is not None:
+                return sealed
+            with self._stripes[chunk[0]]:
+                # A put may have replaced the bad copy meanwhile.
+                sealed = self._read_verified(path, chunk)
+                if sealed is not None:
+                    return sealed
+                self._quarantine(vault, chunk, path)
+        raise ChunkCorruptError(
+            f"chunk {chunk.hex()} of vault {vault} does not hash to its id; the copy is in quarantine",
+            "check the disk; another copy, if there is one, repairs it",
+        )
+
+    def has(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Tell whether a copy is there, without verifying it."""
+        _, path = self._place(vault, chunk)
+        with translated("looking for a chunk in", self._root):
+            return stat_of(path) is not None
+
+    def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
+        """Remove the chunk unless it was put or renewed at or after `cutoff_s`; a put that overtakes this call wins."""
+        _, path = self._place(vault, chunk)
+        claim = self._removals.setdefault((vault, chunk), object())
+        with translated("removing a chunk from", self._root), self._stripes[chunk[0]]:
+            overtaken = self._removals.pop((vault, chunk), None) is not claim
+            found = stat_of(path)
+            if found is None:
+                return True
+            if overtaken or found.st_mtime_ns >= cutoff_s * _NS:
+                return False
+            os.unlink(path)
+            self._room.give_back(found.st_size)
+            return True
+
+    def scan(self, vault: VaultId) -> Iterator[ChunkStat]:
+        """Yield the vault's chunks in the order of their ids; one folder's names are in memory at a time."""
+        base = self._vault_path(vault)
+        for number in range(_FOLDERS):
+            folder = f"{base}/{number:02x}"
+            with translated("listing", folder):
+                stats = [ChunkStat(chunk, stat.st_size, stat.st_mtime) for chunk, stat in _chunks_in(folder, number)]
+            yield from sorted(stats)
+
+    def drop_vault(self, vault: VaultId) -> None:
+        """Remove the vault's folder whole: one rename takes it out of sight, then its files go."""
+        gone = f"{self._tmp}/{next(self._names)}-{vault}"
+        with translated("removing a vault from", self._root):
+            self._room.ensure_counted()
+            with self._all_stripes():
+                self._ready.discard(vault)
+                with suppress(FileNotFoundError):
+                    os.rename(self._vault_path(vault), gone)
+                sync_folder(self._root)
+            self._room.give_back(_bytes_in(gone))
+            if stat_of(gone) is not None:
+                shutil.rmtree(gone)
+
+    def quarantined(self, vault: VaultId) -> list[str]:
+        """Return the names of the vault's quarantined files, in order."""
+        folder = f"{self._vault_path(vault)}/{_QUARANTINE}"
+        with translated("listing", folder):
+            try:
+                return sorted(os.listdir(folder))
+            except FileNotFoundError:
+                return []
+
+    def usage(self) -> Usage:
+        """Return the room that is left: the least of the disk's (reserve apart) and the capacity's."""
+        with translated("measuring", self._root):
+            return self._room.usage()
+
+    # -- putting ----------------------------------------------------------------------------------------------------
+
+    def _make_folders(self, vault: VaultId) -> None:
+        """See rule 2. All folders at once: two fsyncs for a vault instead of one for each folder."""
+        if vault in self._ready:
+            return
+        with self._making:
+            base = self._vault_path(vault)
+            for folder in (base, *(f"{base}/{number:02x}" for number in range(_FOLDERS))):
+                with suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
+            sync_folder(base)
+            sync_folder(self._root)
+            self._ready.add(vault)
+
+    def _renew(self, path: str, chunk: ChunkId, size: int) -> int | None:
+        """Make a good copy that is there look new, durably, and return None; else a bad copy's size (0: none)."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            held = os.fstat(fd).st_size
+            try:
+                sealed = read_whole(fd, size)
+            except OSError:  # an unreadable copy is a damaged copy: the new one takes its place
+                return held
+            if sealed is None or hash_bytes(sealed) != chunk:
+                return held
+            self._touch(fd)
+            sync(fd, path)
+            return None
+        finally:
+            os.close(fd)
+
+    def _write(self, path: str, sealed: bytes, replaced: int) -> None:
+        self._room.take(len(sealed))
+        temporary = f"{self._tmp}/{next(self._names)}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                write_whole(fd, sealed)
+                self._touch(fd)
+                sync_unseen(fd, temporary)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            self._room.give_back(len(sealed))
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._room.give_back(replaced)
+
+    def _touch(self, fd: int) -> None:
+        stamp = math.ceil(self._now() * _NS)  # rounded up: never before the instant that `now` told
+        os.utime(fd, ns=(stamp, stamp))
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _read_verified(self, path: str, chunk: ChunkId) -> bytes | None:
+        """Return the bytes, or None if they do not hash to the id."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ChunkMissingError(f"chunk {chunk.hex()} is not in the store") from error
+        try:
+            sealed = read_whole(fd, SEALED_SIZE_MAX)
+        finally:
+            os.close(fd)
+        return sealed if sealed is not None and hash_bytes(sealed) == chunk else None
+
+    def _quarantine(self, vault: VaultId, chunk: ChunkId, path: str) -> None:
+        """Move the bad copy aside; a later bad copy of the same chunk takes its place, which bounds the folder."""
+        folder = f"{self._vault_path(vault)}/{_QUARANTINE}"
+        found = stat_of(path)
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        os.rename(path, f"{folder}/{chunk.hex()}")
+        self._room.give_back(found.st_size if found else 0)
+
+    # -- places and room --------------------------------------------------------------------------------------------
+
+    def _vault_path(self, vault: VaultId) -> str:
+        if not _VAULT_NAME.match(vault):
+            raise InvalidError(f"{vault!r} is not a vault id")
+        return f"{self._root}/{vault}"
+
+    def _place(self, vault: VaultId, chunk: ChunkId) -> tuple[str, str]:
+        if len(chunk) != CHUNK_ID_SIZE:
+            raise InvalidError(f"a chunk id has {CHUNK_ID_SIZE} bytes, not {len(chunk)}")
+        name = chunk.hex()
+        folder = f"{self._vault_path(vault)}/{name[:2]}"
+        return folder, f"{folder}/{name[2:]}"
+
+    @contextmanager
+    def _all_stripes(self) -> Iterator[None]:
+        with ExitStack() as held:
+            for stripe in self._stripes:
+                held.enter_context(stripe)
+            yield
+
+    def _free_bytes(self) -> tuple[int, int]:
+        found = os.statvfs(self._root)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+    def _count_bytes(self) -> int:
+        with self._all_stripes():
+            vaults = [name for name in os.listdir(self._root) if _VAULT_NAME.match(name)]
+            return sum(_bytes_in(f"{self._root}/{name}") for name in vaults)
+
+
+def _chunks_in(folder: str, number: int) -> Iterator[tuple[ChunkId, os.stat_result]]:
+    """Yield the chunks of one folder in no order; what vanishes meanwhile is left out."""
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            if _CHUNK_NAME.match(entry.name):
+                with suppress(FileNotFoundError):
+                    yield ChunkId(bytes([number]) + bytes.fromhex(entry.name)), entry.stat()
+
+
+def _bytes_in(base: str) -> int:
+    """Return the bytes of all chunks under a vault's folder."""
+    return sum(stat.st_size for number in range(_FOLDERS) for _, stat in _chunks_in(f"{base}/{number:02x}", number))

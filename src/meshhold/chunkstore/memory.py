@@ -1,0 +1,86 @@
+"""Chunks in a dictionary: for tests and simulations. Forgets everything with the process; knows no disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from meshhold.chunkstore.contract import ChunkStat, Usage
+from meshhold.crypto.hashing import hash_bytes
+from meshhold.errors import ChunkCorruptError, ChunkMissingError, StorageFullError
+from meshhold.model.ids import ChunkId, VaultId
+
+
+class MemoryChunkStore:
+    """The chunk contract kept in memory; `capacity_bytes` bounds it, `now` gives seconds since 1970."""
+
+    def __init__(self, *, capacity_bytes: int = 1 << 30, now: Callable[[], float] = time.time) -> None:
+        self._capacity = capacity_bytes
+        self._now = now
+        self._lock = threading.Lock()
+        self._vaults: dict[VaultId, dict[ChunkId, tuple[bytes, float]]] = {}
+        self._quarantine: dict[VaultId, dict[str, bytes]] = {}
+        self._used = 0
+
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
+        """Keep `sealed`; "durable" here means until the process ends."""
+        with self._lock:
+            chunks = self._vaults.setdefault(vault, {})
+            held = chunks.get(chunk)
+            fresh = held is None or hash_bytes(held[0]) != chunk
+            grown = len(sealed) - (len(held[0]) if held else 0)
+            if fresh and self._used + grown > self._capacity:
+                raise StorageFullError(f"the capacity of {self._capacity} bytes is used up", "raise the capacity")
+            if fresh:
+                self._used += grown
+            chunks[chunk] = (sealed if fresh or held is None else held[0], self._now())
+            return fresh
+
+    def get(self, vault: VaultId, chunk: ChunkId) -> bytes:
+        """Return the chunk's bytes, verified."""
+        with self._lock:
+            held = self._vaults.get(vault, {}).get(chunk)
+            if held is None:
+                raise ChunkMissingError(f"chunk {chunk.hex()} is not in the store")
+            if hash_bytes(held[0]) == chunk:
+                return held[0]
+            self._used -= len(held[0])
+            del self._vaults[vault][chunk]
+            self._quarantine.setdefault(vault, {})[chunk.hex()] = held[0]
+        raise ChunkCorruptError(f"chunk {chunk.hex()} does not hash to its id; the copy is in quarantine")
+
+    def has(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Tell whether a copy is there."""
+        return chunk in self._vaults.get(vault, {})
+
+    def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
+        """Remove the chunk unless it was put or renewed at or after `cutoff_s`."""
+        with self._lock:
+            held = self._vaults.get(vault, {}).get(chunk)
+            if held is not None and held[1] >= cutoff_s:
+                return False
+            if held is not None:
+                self._used -= len(held[0])
+                del self._vaults[vault][chunk]
+            return True
+
+    def scan(self, vault: VaultId) -> Iterator[ChunkStat]:
+        """Yield the chunks that are there when the scan begins, in the order of their ids."""
+        with self._lock:
+            stats = [ChunkStat(chunk, len(held[0]), held[1]) for chunk, held in self._vaults.get(vault, {}).items()]
+        yield from sorted(stats)
+
+    def drop_vault(self, vault: VaultId) -> None:
+        """Forget the vault's chunks and quarantine."""
+        with self._lock:
+            self._used -= sum(len(sealed) for sealed, _ in self._vaults.pop(vault, {}).values())
+            self._quarantine.pop(vault, None)
+
+    def quarantined(self, vault: VaultId) -> list[str]:
+        """Return the names in quarantine, in order."""
+        return sorted(self._quarantine.get(vault, {}))
+
+    def usage(self) -> Usage:
+        """Return the capacity and what is left of it."""
+        return Usage(self._capacity, max(self._capacity - self._used, 0))

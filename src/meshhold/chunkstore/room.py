@@ -1,0 +1,88 @@
+"""Is there room for one more chunk? Keeps a running total against the capacity, and a reserve free on the file system.
+
+Knows no folder and no chunk: the store tells it what came and went, and how to count what is there. The reserve is what
+the index needs to go on deleting and cleaning up when everything else is full.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from meshhold.chunkstore.contract import Usage
+from meshhold.errors import StorageFullError
+
+_ASK_PART: Final = 4
+"""The file system is asked again after at most 1/4 of the reserve was written, so others' use is seen in time."""
+
+
+class Room:
+    """Bytes of chunks against two bounds. Thread-safe.
+
+    `free_bytes` asks the file system for (all, free to this process); `count_bytes` counts what the store holds: it is
+    called once, and only if there is a capacity, while the store keeps others from writing.
+    """
+
+    def __init__(
+        self,
+        reserve_bytes: int,
+        capacity_bytes: int | None,
+        free_bytes: Callable[[], tuple[int, int]],
+        count_bytes: Callable[[], int],
+    ) -> None:
+        self._reserve = reserve_bytes
+        self._capacity = capacity_bytes
+        self._free_bytes = free_bytes
+        self._count_bytes = count_bytes
+        self._used: int | None = None
+        self._credit = 0
+        self._counting = threading.Lock()
+        self._lock = threading.Lock()
+
+    def ensure_counted(self) -> None:
+        """Count once what is there; no lock of the store may be held."""
+        if self._capacity is None or self._used is not None:
+            return
+        with self._counting:
+            if self._used is None:
+                self._used = self._count_bytes()
+
+    def take(self, size: int) -> None:
+        """Set `size` bytes aside. Errors: `StorageFullError` with the bound that is reached, then nothing is taken."""
+        with self._lock:
+            if self._capacity is not None and self._used is not None and self._used + size > self._capacity:
+                raise StorageFullError(
+                    f"the node's capacity of {self._capacity} bytes is used up ({self._used} are)",
+                    "raise node.capacity, or delete objects",
+                )
+            if size > self._credit:
+                self._credit = self._ask(size)
+            self._credit -= size
+            if self._used is not None:
+                self._used += size
+
+    def give_back(self, size: int) -> None:
+        """Tell that `size` bytes were removed, or set aside and not written."""
+        with self._lock:
+            if self._used is not None:
+                self._used = max(self._used - size, 0)
+
+    def usage(self) -> Usage:
+        """Return the room that is left, by both bounds."""
+        total, free = self._free_bytes()
+        free = max(free - self._reserve, 0)
+        if self._capacity is not None:
+            self.ensure_counted()
+            total = min(total, self._capacity)
+            free = min(free, max(self._capacity - (self._used or 0), 0))
+        return Usage(total, free)
+
+    def _ask(self, size: int) -> int:
+        _, free = self._free_bytes()
+        if free - self._reserve < size:
+            raise StorageFullError(
+                f"the disk has {free} bytes free, of which {self._reserve} stay in reserve",
+                "free some space on it; writing goes on by itself",
+            )
+        return min(free - self._reserve, max(self._reserve // _ASK_PART, size))

@@ -1,0 +1,86 @@
+"""What the chunk store asks of the system, and what a refusal means. Knows no chunk and no layout."""
+
+# ruff: noqa: PTH116 - by file descriptor and by string: pathlib would hide which system call is made
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from meshhold.errors import MeshHoldError, StorageFailedError, StorageFullError, SyncFailedError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def translated(doing: str, where: str) -> Iterator[None]:
+    """Turn an `OSError` into the store's own errors, with the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(error, doing, where) from error
+
+
+def _storage_error(error: OSError, doing: str, where: str) -> MeshHoldError:
+    if error.errno in _FULL:
+        return StorageFullError(f"{doing} {where}: {error.strerror}", "free some space on it, or raise the quota")
+    return StorageFailedError(f"{doing} {where} failed: {error.strerror}", "check the disk, its mount and permissions")
+
+
+def sync(fd: int, path: str) -> None:
+    """Fsync an open file or folder. Errors: `SyncFailedError`, which ends the process."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise SyncFailedError(
+            f"fsync of {path} failed: {error.strerror}", "check the disk, then start the node again"
+        ) from error
+
+
+def sync_unseen(fd: int, path: str) -> None:
+    """As `sync`, for a file that nobody sees yet: no room (delayed allocation) only means that it is discarded."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise SyncFailedError(
+            f"fsync of {path} failed: {error.strerror}", "check the disk, then start the node again"
+        ) from error
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. Errors: as `sync`; `OSError` if it cannot be opened."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd, path)
+    finally:
+        os.close(fd)
+
+
+def write_whole(fd: int, sealed: bytes) -> None:
+    """Write all of it, however much the system takes at a time."""
+    written = os.write(fd, sealed)
+    while written < len(sealed):
+        written += os.write(fd, memoryview(sealed)[written:])
+
+
+def read_whole(fd: int, size_max: int) -> bytes | None:
+    """Return the file's bytes, or None, having read nothing, if there are more than `size_max`."""
+    size = os.fstat(fd).st_size
+    if size > size_max:
+        return None
+    sealed = os.read(fd, size)
+    while len(sealed) < size and (more := os.read(fd, size - len(sealed))):
+        sealed += more
+    return sealed
+
+
+def stat_of(path: str) -> os.stat_result | None:
+    """Return what is at the path, or None if nothing is."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
