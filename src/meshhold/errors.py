@@ -92,6 +92,10 @@ class TooLargeError(RefusedError):
     """A body or object exceeds a limit; the message names the setting."""
 
 
+class MetadataTooLargeError(RefusedError):
+    """User metadata exceeds its limit."""
+
+
 class DigestMismatchError(RefusedError):
     """Received bytes do not have the digest that the sender announced. `header` names the announcement."""
 
@@ -104,6 +108,14 @@ class IncompleteBodyError(RefusedError):
     """The body ended before its announced length."""
 
 
+class CallRefusedError(RefusedError):
+    """The daemon refused a call on its control socket. `kind` is the name of the error that it met."""
+
+    def __init__(self, message: str, fix: str = "", *, kind: str = "") -> None:
+        super().__init__(message, fix)
+        self.kind = kind
+
+
 # -- the request may succeed later ----------------------------------------------------------------------------------
 
 
@@ -113,6 +125,10 @@ class UnavailableError(MeshHoldError):
 
 class OverloadedError(UnavailableError):
     """A limit of concurrent work is reached."""
+
+
+class DaemonUnreachableError(UnavailableError):
+    """No daemon answers on the control socket; `fix` is the command that starts it."""
 
 
 class StorageFullError(UnavailableError):

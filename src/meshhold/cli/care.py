@@ -1,0 +1,35 @@
+"""`scrub`, `collect`: the store rehashes itself and drops what nothing refers to."""
+
+from __future__ import annotations
+
+import click
+
+from meshhold.cli.output import print_table, size_text
+from meshhold.cli.session import Session, client_options
+
+
+@click.command()
+@click.argument("vault_ref", metavar="[VAULT]", required=False)
+@client_options
+@click.pass_obj
+def scrub(session: Session, vault_ref: str | None) -> int:
+    """Rehash every stored chunk now; exits with 1 if one is corrupt."""
+    report = session.call("scrub", {"vault": vault_ref}, long=True)
+
+    def people() -> None:
+        if report["corrupt"]:
+            print_table(("CORRUPT",), [(chunk,) for chunk in report["corrupt"]], empty="")
+        print(f"rehashed {report['chunks']} chunks, {size_text(report['bytes'])}: {len(report['corrupt'])} corrupt")
+
+    session.show(report, people)
+    return 1 if report["corrupt"] else 0
+
+
+@click.command()
+@click.argument("vault_ref", metavar="[VAULT]", required=False)
+@client_options
+@click.pass_obj
+def collect(session: Session, vault_ref: str | None) -> None:
+    """Delete chunks that nothing refers to and whose grace is over."""
+    report = session.call("collect", {"vault": vault_ref}, long=True)
+    session.show(report, lambda: print(f"removed {report['removed']} chunks, {size_text(report['bytes'])}"))

@@ -1,0 +1,124 @@
+"""`vault …`: the encrypted data sets and the bucket names they go by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshhold.cli.output import SHORT_LENGTH, print_fields, print_table, size_text, time_text
+from meshhold.cli.session import Session, client_options
+
+
+@click.group()
+def vault() -> None:
+    """Create, list, map and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
+
+
+@vault.command()
+@click.argument("name")
+@click.option("--replication-factor", type=click.IntRange(1, 16), default=3, show_default=True, help="Copies.")
+@client_options
+@click.pass_obj
+def create(session: Session, name: str, replication_factor: int) -> None:
+    """Create a vault."""
+    made = session.call("vault.create", {"name": name, "replication_factor": replication_factor})
+
+    def people() -> None:
+        print(f"created vault {made['id']}")
+        print(f"give it a bucket name with: meshhold vault s3-alias {made['id'][:SHORT_LENGTH]} BUCKET")
+
+    session.show(made, people)
+
+
+@vault.command("list")
+@client_options
+@click.pass_obj
+def list_vaults(session: Session) -> None:
+    """List the vaults."""
+    vaults = session.call("vault.list")
+    rows = [
+        (
+            v["id"][:SHORT_LENGTH],
+            v["name"],
+            v["alias"] or "-",
+            v["objects"],
+            size_text(v["bytes"]),
+            v["replication_factor"],
+        )
+        for v in vaults
+    ]
+    headers = ("ID", "NAME", "BUCKET", "OBJECTS", "SIZE", "COPIES")
+    empty = "there is no vault; create one with: meshhold vault create NAME"
+    session.show(vaults, lambda: print_table(headers, rows, empty=empty))
+
+
+@vault.command()
+@click.argument("vault_ref", metavar="VAULT")
+@client_options
+@click.pass_obj
+def show(session: Session, vault_ref: str) -> None:
+    """Show one vault."""
+    found = session.call("vault.show", {"vault": vault_ref})
+    session.show(found, lambda: print_fields(_fields(found)))
+
+
+def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
+    replicas = ", ".join(node[:SHORT_LENGTH] for node in found["index_replicas"])
+    return [
+        ("id", found["id"]),
+        ("name", found["name"]),
+        ("bucket", found["alias"] or "-"),
+        ("created", time_text(found["created_ms"])),
+        ("copies", found["replication_factor"]),
+        ("objects", found["objects"]),
+        ("size", size_text(found["bytes"])),
+        ("index replicas", replicas or "-"),
+    ]
+
+
+@vault.command()
+@click.argument("vault_ref", metavar="VAULT")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete its objects too.")
+@client_options
+@click.pass_obj
+def delete(session: Session, vault_ref: str, yes: bool, force: bool) -> None:
+    """Delete a vault. Nothing brings it back."""
+    found = session.call("vault.show", {"vault": vault_ref})
+    if not yes:
+        what = f"{found['objects']} objects, {size_text(found['bytes'])}"
+        click.confirm(f"delete vault {found['name']} ({found['id'][:SHORT_LENGTH]}, {what})?", abort=True, err=True)
+    session.call("vault.delete", {"vault": found["id"], "force": force})
+    session.show({"id": found["id"]}, lambda: print(f"deleted vault {found['id']}"))
+
+
+@vault.command("s3-alias")
+@click.argument("vault_ref", metavar="VAULT")
+@click.argument("alias", metavar="BUCKET")
+@client_options
+@click.pass_obj
+def s3_alias(session: Session, vault_ref: str, alias: str) -> None:
+    """Map a vault to a bucket name; "" clears it."""
+    found = session.call("vault.alias", {"vault": vault_ref, "alias": alias})
+    sentence = f"is the bucket {found['alias']}" if found["alias"] else "has no bucket name any more"
+    session.show(found, lambda: print(f"vault {found['name']} ({found['id'][:SHORT_LENGTH]}) {sentence}"))
+
+
+@vault.command()
+@click.argument("vault_ref", metavar="[VAULT]", required=False)
+@client_options
+@click.pass_obj
+def check(session: Session, vault_ref: str | None) -> int:
+    """Tell whether every object is whole; exits with 1 if anything is missing or corrupt."""
+    report = session.call("vault.check", {"vault": vault_ref}, long=True)
+    missing, corrupt = report["missing"], report["corrupt"]
+
+    def people() -> None:
+        print_table(("LOST", "WHAT"), [("missing", m) for m in missing] + [("corrupt", c) for c in corrupt], empty="")
+        print(f"checked {report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}, ", end="")
+        print(f"{report['uploads']} unfinished uploads: ", end="")
+        print(f"{len(missing)} missing, {len(corrupt)} corrupt" if missing or corrupt else "all whole")
+
+    session.show(report, people)
+    return 1 if missing or corrupt else 0

@@ -1,0 +1,175 @@
+"""Which keys may a configuration hold, and what does each mean? Knows no network and starts nothing."""
+
+from __future__ import annotations
+
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from meshhold.config.document import Section, Value, open_document, parse_integer
+from meshhold.config.settings import (
+    MAX_PUT_DEFAULT,
+    NODE_LISTEN_DEFAULT,
+    REGION_DEFAULT,
+    S3_LISTEN_DEFAULT,
+    ZONE_DEFAULT,
+    Config,
+    NodeConfig,
+    S3Config,
+)
+from meshhold.config.values import SWARM_KEY_HEADER, decode_swarm_key, parse_size, split_address
+
+OBJECT_BYTES_MAX: Final = 5 * 1024**4  # S3's largest object: a single PUT beyond it could never be stored
+CAPACITY_MIN: Final = 1024**2  # one chunk
+CAPACITY_MAX: Final = 2**60
+_ADDRESS: Final = 'host:port, such as "127.0.0.1:3900" or "[::1]:3900"'
+_SIZE: Final = 'bytes, or a number with a unit, such as 67108864, "64MiB" or "500GiB"'
+_LABEL: Final = "1 to 64 printable characters"
+_REGION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_HEX_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}\Z")
+_S3_KEYS: Final = ("enabled", "listen_addr", "region", "max_put_bytes")
+_NODE_KEYS: Final = ("data_dir", "listen_addr", "capacity", "zone", "reliable", "name", "s3")
+_TOP_KEYS: Final = ("swarm_key", "bootstrap_peers", "node")
+_MISPLACED: Final = (
+    {name: f"it belongs under node: as node.{name}" for name in _NODE_KEYS if name != "listen_addr"}
+    | {name: f"it belongs under node: s3: as node.s3.{name}" for name in _S3_KEYS if name != "listen_addr"}
+    | {"listen_addr": "indent it: node.listen_addr is for peers, node.s3.listen_addr for S3 clients"}
+)
+_MISPLACED_IN_NODE: Final = {
+    name: f"it belongs under s3: as node.s3.{name}" for name in ("enabled", "region", "max_put_bytes")
+} | {name: f"write {name} without indentation, outside node:" for name in ("swarm_key", "bootstrap_peers")}
+
+
+def load_config(path: Path) -> Config:
+    """Read and check one node's configuration; relative paths in it are taken from its folder.
+
+    Errors: `ConfigError` for the first key that is unknown, given twice, ill-typed or out of range, naming file, line,
+    key, what was found and what is allowed.
+    """
+    path = path.expanduser().absolute()
+    top = Section(open_document(path), _TOP_KEYS, _MISPLACED)
+    node = Section(top.get("node"), _NODE_KEYS, _MISPLACED_IN_NODE)
+    s3 = Section(node.get("s3"), _S3_KEYS)
+    return Config(
+        path=path,
+        swarm_key=_swarm_key(top.get("swarm_key"), path.parent),
+        bootstrap_peers=_peers(top.get("bootstrap_peers")),
+        node=NodeConfig(
+            data_dir=_folder(node.get("data_dir"), path.parent),
+            listen_addr=_address(node.get("listen_addr"), NODE_LISTEN_DEFAULT),
+            capacity=_size(node.get("capacity"), CAPACITY_MIN, CAPACITY_MAX),
+            zone=_label(node.get("zone")) or ZONE_DEFAULT,
+            reliable=_flag(node.get("reliable"), default=True),
+            name=_label(node.get("name")) or socket.gethostname()[:64] or "node",
+        ),
+        s3=S3Config(
+            enabled=_flag(s3.get("enabled"), default=True),
+            listen_addr=_address(s3.get("listen_addr"), S3_LISTEN_DEFAULT),
+            region=_region(s3.get("region")),
+            max_put_bytes=_size(s3.get("max_put_bytes"), 1, OBJECT_BYTES_MAX) or MAX_PUT_DEFAULT,
+        ),
+    )
+
+
+def config_warnings(config: Config) -> list[str]:
+    """Return what is allowed but unwise, one sentence each: who can read the key, who can reach the S3 door."""
+    found = []
+    if config.swarm_key is not None and config.path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        found.append(
+            f"{config.path} holds the swarm key and other users of this machine can read it: chmod 600 {config.path}"
+        )
+    host, _ = split_address(config.s3.listen_addr)
+    if config.s3.enabled and host != "localhost" and not host.startswith("127.") and host != "::1":
+        found.append(
+            f"node.s3.listen_addr {config.s3.listen_addr} is reachable from other machines over plain HTTP: "
+            "bind it to 127.0.0.1 and put nginx with TLS in front"
+        )
+    if config.swarm_key is None and config.bootstrap_peers:
+        found.append("bootstrap_peers is ignored: without a swarm_key this node has no mesh")
+    return found
+
+
+def _swarm_key(value: Value | None, folder: Path) -> bytes | None:
+    allowed = "empty, the text of a key file, 64 hex digits, or the path of a key file (print one: meshhold keygen)"
+    if value is None:
+        return None
+    # a key of digits alone is a number to YAML, so the text is taken as it was written
+    text = value.plain(allowed).strip()
+    if not text:
+        return None
+    if not text.startswith(SWARM_KEY_HEADER) and not _HEX_KEY.match(text):
+        if "/" not in text and "." not in text:
+            raise value.refused("neither a key nor the path of a key file", allowed)
+        file = folder / Path(text).expanduser()
+        try:
+            with file.open(encoding="ascii") as opened:
+                text = opened.read(4096)
+        except (OSError, ValueError) as error:
+            raise value.refused(f"the path {file}, which cannot be read ({_cause(error)})", allowed) from None
+    return value.read(decode_swarm_key, text, allowed)
+
+
+def _cause(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "not a text"
+
+
+def _peers(value: Value | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    found = []
+    for item in value.items('a list of addresses, such as ["203.0.113.5:3901"]'):
+        text = item.text(_ADDRESS)
+        _, port = item.read(split_address, text, _ADDRESS)
+        if port == 0:
+            raise item.refused(repr(text), "a port from 1 to 65535")
+        found.append(text)
+    return tuple(found)
+
+
+def _folder(value: Value | None, folder: Path) -> Path:
+    text = value.text("the path of a folder") if value else "."
+    if value and ("\0" in text or not text.strip()):
+        raise value.refused(repr(text), "the path of a folder")
+    return Path(folder / Path(text).expanduser()).absolute()
+
+
+def _address(value: Value | None, default: str) -> str:
+    if value is None:
+        return default
+    text = value.text(_ADDRESS)
+    value.read(split_address, text, _ADDRESS)
+    return text
+
+
+def _size(value: Value | None, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    reader = parse_integer if value.kind == "int" else parse_size
+    found = value.read(reader, value.plain(_SIZE), _SIZE)
+    if not least <= found <= most:
+        raise value.refused(f"{found} bytes", f"{least} to {most} bytes")
+    return found
+
+
+def _flag(value: Value | None, *, default: bool) -> bool:
+    return default if value is None else value.boolean()
+
+
+def _label(value: Value | None) -> str | None:
+    if value is None:
+        return None
+    text = value.text(_LABEL)
+    if not (0 < len(text) <= 64 and text.isprintable() and text.strip()):
+        raise value.refused(repr(text[:64]), _LABEL)
+    return text
+
+
+def _region(value: Value | None) -> str:
+    if value is None:
+        return REGION_DEFAULT
+    text = value.text("a region name")
+    if not _REGION.match(text):
+        raise value.refused(repr(text[:64]), "1 to 63 letters, digits, '.', '_' and '-', such as meshhold or us-east-1")
+    return text
