@@ -128,6 +128,18 @@ class DiskChunkStore:
         with translated("looking for a chunk in", self._root):
             return stat_of(path) is not None
 
+    def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Make `touched_s` now without verifying the copy. Not fsynced: only this process collects."""
+        _, path = self._place(vault, chunk)
+        with translated("renewing a chunk in", self._root), self._stripes[chunk[0]]:
+            stamp = self._now_ns()
+            try:
+                os.utime(path, ns=(stamp, stamp))
+            except FileNotFoundError:
+                return False
+            self._removals.pop((vault, chunk), None)
+        return True
+
     def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
         """Remove the chunk unless it was put or renewed at or after `cutoff_s`; a put that overtakes this call wins."""
         _, path = self._place(vault, chunk)
@@ -137,7 +149,7 @@ class DiskChunkStore:
             found = stat_of(path)
             if found is None:
                 return True
-            if overtaken or found.st_mtime_ns >= cutoff_s * _NS:
+            if overtaken or found.st_mtime >= cutoff_s:
                 return False
             os.unlink(path)
             self._room.give_back(found.st_size)
@@ -235,8 +247,13 @@ class DiskChunkStore:
         self._room.give_back(replaced)
 
     def _touch(self, fd: int) -> None:
-        stamp = math.ceil(self._now() * _NS)  # rounded up: never before the instant that `now` told
+        stamp = self._now_ns()
         os.utime(fd, ns=(stamp, stamp))
+
+    def _now_ns(self) -> int:
+        """Return nanoseconds that, read back as seconds, are what `now` told: not a product, which would round."""
+        fraction, whole = math.modf(self._now())
+        return int(whole) * _NS + math.ceil(fraction * _NS)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,14 @@ class MemoryChunkStore:
         """Tell whether a copy is there."""
         return chunk in self._vaults.get(vault, {})
 
+    def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Make `touched_s` now; False if the chunk is not there."""
+        with self._lock:
+            chunks = self._vaults.get(vault, {})
+            if chunk in chunks:
+                chunks[chunk] = (chunks[chunk][0], self._now())
+            return chunk in chunks
+
     def remove_if_unused_since(self, vault: VaultId, chunk: ChunkId, cutoff_s: float) -> bool:
         """Remove the chunk unless it was put or renewed at or after `cutoff_s`."""
         with self._lock:
