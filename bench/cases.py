@@ -42,13 +42,13 @@ class Case:
         return self.method == "DELETE" or (self.method == "PUT" and self.is_large)
 
 
-_PAGE: Final = (("list-type", "2"), ("max-keys", str(LISTED)), ("prefix", "get4k/"))
+_PAGE: Final = (("list-type", "2"), ("max-keys", str(LISTED)), ("prefix", "list500/"))
 CASES: Final = (
     Case("put4k", "PUT", 4 * KIB, SMALL, distinct=20_000),
     Case("get4k", "GET", 4 * KIB, SMALL, prepared=LISTED),
     Case("put64k", "PUT", 64 * KIB, SMALL, distinct=10_000),
     Case("get64k", "GET", 64 * KIB, SMALL, prepared=256),
-    Case("list500", "GET", 0, SMALL, query=_PAGE),
+    Case("list500", "GET", 0, SMALL, prepared=LISTED, query=_PAGE),
     Case("delete4k", "DELETE", 0, SMALL, distinct=20_000),
     Case("put64m", "PUT", 64 * MIB, LARGE, distinct=24),
     Case("get64m", "GET", 64 * MIB, LARGE, prepared=4),
@@ -56,7 +56,7 @@ CASES: Final = (
 
 
 def prepared_keys(case: Case) -> list[str]:
-    """Return the keys that a GET case reads."""
+    """Return the keys that a reading case reads or lists."""
     return [f"{case.name}/{number:06}" for number in range(case.prepared)]
 
 

@@ -17,11 +17,16 @@ _TRIES: Final = 5
 _PAUSE_S: Final = 0.2
 
 
+def signer_now(endpoint: Endpoint) -> Presigner:
+    """Return a signer as of this moment."""
+    return Presigner(endpoint, datetime.now(UTC))
+
+
 class Client:
     """One connection to one endpoint; `signer` signs as of the client's start."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.signer = Presigner(endpoint, datetime.now(UTC))
+        self.signer = signer_now(endpoint)
         self._endpoint = endpoint
         self._connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=_TIMEOUT_S)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from bench.cases import GIB_FREE_MIN, KIB, MIB, Case, prepared_keys, request_targets, written_keys
-from bench.client import open_client
+from bench.client import open_client, signer_now
 from bench.failures import BenchError
 from bench.load import Load, Measurement, run_load
 from bench.memory import Memory, MemorySampler
@@ -43,15 +44,16 @@ class Contender:
             self.failure = str(error)
 
     def close(self) -> None:
-        """Note the peak of the memory and end the target."""
+        """Note the peak of the memory, end the target and remove its data."""
         if self._sampler is not None:
             self.memory = self._sampler.read()
         self._resources.close()
+        shutil.rmtree(self.target.folder, ignore_errors=True)
 
     def prepare(self, case: Case) -> None:
         """Store what a reading case reads, and check that it reads back. Errors: `BenchError`."""
         size = case.size or 4 * KIB
-        keys = [] if case.query else prepared_keys(case)
+        keys = prepared_keys(case)
         source = random.Random(_SEED)
         with open_client(self._ready()) as client:
             for key in keys:
@@ -71,8 +73,7 @@ class Contender:
         free = os.statvfs(self.target.folder)
         if free.f_bavail * free.f_frsize < GIB_FREE_MIN * KIB * MIB:
             raise BenchError(f"less than {GIB_FREE_MIN} GiB of disk left: make room and run again")
-        with open_client(endpoint) as client:
-            signer = client.signer
+        signer = signer_now(endpoint)
         if case.method == "DELETE":
             filled = self._fill(case, seconds, label, bodies)
             targets = request_targets(case, label, signer)[:filled]
@@ -83,12 +84,15 @@ class Contender:
         return run_load(self._wrk, load)
 
     def _fill(self, case: Case, seconds: float, label: str, bodies: Path) -> int:
-        """Write the objects that a DELETE case removes; return how many there are."""
+        """Write the objects that a DELETE case removes; return how many there are.
+
+        Takes twice the time, since most targets delete faster than they write.
+        """
         endpoint = self._ready()
-        with open_client(endpoint) as client:
-            targets = [client.signer.target("PUT", key) for key in written_keys(case, label)]
+        signer = signer_now(endpoint)
+        targets = [signer.target("PUT", key) for key in written_keys(case, label)]
         body = body_file(bodies, 4 * KIB)
-        return run_load(self._wrk, Load("PUT", endpoint.host, targets, 16, seconds, body, once=True)).completed
+        return run_load(self._wrk, Load("PUT", endpoint.host, targets, 16, 2 * seconds, body, once=True)).completed
 
     def _ready(self) -> Endpoint:
         if self._endpoint is None or self.failure:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.failures import BenchError
+from bench.processes import last_words
 
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _TIMEOUT_S: Final = 60  # a slower request counts as a timeout; wrk reserves 8 bytes for each microsecond of it
@@ -79,7 +80,7 @@ def parse_output(output: str, concurrency: int) -> Measurement:
     """
     lines = [line for line in output.splitlines() if line.startswith("BENCH ")]
     if not lines:
-        raise BenchError(f"wrk failed: {(output.strip().splitlines() or ['no output'])[-1][:200]}")
+        raise BenchError(f"wrk failed: {last_words(output)}")
     found = {name: float(value) for name, _, value in (word.partition("=") for word in lines[-1].split()[1:])}
     errors = {name: int(found[name]) for name in ("connect", "read", "write", "status", "timeout") if found[name]}
     completed = int(found["calls"]) - concurrency

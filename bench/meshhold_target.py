@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bench.failures import BenchError
 from bench.presign import Endpoint
-from bench.processes import free_ports
+from bench.processes import free_ports, last_words
 from bench.targets import BUCKET, Target
 
 _PROGRAM: Final = Path(sys.executable).parent / "meshhold"
@@ -61,8 +61,8 @@ class MeshHold(Target):
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"meshhold {words[0]} did not end after {_COMMAND_TIMEOUT_S:.0f} s") from error
         if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            raise BenchError(f"meshhold {' '.join(words[:2])} failed ({done.returncode}): {said[-1][:200]}")
+            said = last_words(done.stderr or done.stdout)
+            raise BenchError(f"meshhold {' '.join(words[:2])} failed ({done.returncode}): {said}")
         return done.stdout
 
     def run_json(self, *words: str) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from statistics import median
 from typing import Any, Final
 
 from bench.cases import page_key
-from bench.client import open_client
+from bench.client import open_client, signer_now
 from bench.failures import BenchError
 from bench.load import Load, Measurement, run_load
 from bench.meshhold_target import MeshHold
 from bench.presign import Endpoint
+from bench.processes import last_words
 from bench.report import layout
 
 SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
@@ -70,7 +71,7 @@ def _filled(node: MeshHold, size: int) -> Endpoint:
     fill = [sys.executable, "-m", "bench.fill", str(node.data_dir), node.vault_id, str(size)]
     done = subprocess.run(fill, capture_output=True, text=True, timeout=_FILL_TIMEOUT_S, check=False)
     if done.returncode:
-        raise BenchError(f"the fill failed: {(done.stderr.strip().splitlines() or ['no output'])[-1][:200]}")
+        raise BenchError(f"the fill failed: {last_words(done.stderr)}")
     node.launch()
     with open_client(endpoint) as client:
         for first in {0, size - PAGE}:
@@ -88,10 +89,10 @@ def _load(endpoint: Endpoint, size: int, seconds: float) -> Load:
 
 def _targets(endpoint: Endpoint, firsts: Sequence[int]) -> list[str]:
     """Return a signed page request for each number that a page is to begin at."""
-    with open_client(endpoint) as client:
-        query = {"list-type": "2", "max-keys": str(PAGE), "prefix": "photos/"}
-        after = [{"start-after": page_key(first - 1)} if first else {} for first in firsts]
-        return [client.signer.target("GET", "", {**query, **more}) for more in after]
+    signer = signer_now(endpoint)
+    query = {"list-type": "2", "max-keys": str(PAGE), "prefix": "photos/"}
+    after = [{"start-after": page_key(first - 1)} if first else {} for first in firsts]
+    return [signer.target("GET", "", {**query, **more}) for more in after]
 
 
 def _row(size: int, found: Sequence[Measurement], base: float | None, failure: str) -> PageRow:

@@ -17,6 +17,8 @@ from bench.failures import BenchError
 
 START_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.05
+_LINES_KEPT: Final = 3
+_WORDS_MAX: Final = 300
 _PORTS: Final = range(11_000, 21_000)  # with the 10,000 above it, below Linux's ephemeral ports
 GRPC_OFFSET: Final = 10_000  # SeaweedFS expects each server's gRPC port this far above its HTTP port
 
@@ -57,7 +59,7 @@ class Servers:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             if time.monotonic() > deadline:
-                raise BenchError(f"nothing listens on port {port} after {timeout_s:.0f} s: {self.last_line()}")
+                raise BenchError(f"nothing listens on port {port} after {timeout_s:.0f} s: {self.last_words()}")
             time.sleep(_POLL_S)
 
     def check(self) -> None:
@@ -65,12 +67,11 @@ class Servers:
         for process in self._running:
             if process.poll() is not None:
                 program = Path(str(process.args[0])).name  # type: ignore[index]  # start() passes a sequence
-                raise BenchError(f"{program} ended with exit code {process.returncode}: {self.last_line()}")
+                raise BenchError(f"{program} ended with exit code {process.returncode}: {self.last_words()}")
 
-    def last_line(self) -> str:
-        """Return the log's last line, cut to what a table can show."""
-        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        return lines[-1][:200] if lines else "no output"
+    def last_words(self) -> str:
+        """Return the end of the log as a table can show it."""
+        return last_words(self._log.read_text(errors="replace") if self._log.exists() else "")
 
     def stop(self) -> None:
         """End every process that was started, last first; kill what is left in their sessions after the timeout."""
@@ -87,6 +88,12 @@ class Servers:
         for process in self._running:
             process.wait()
         self._running.clear()
+
+
+def last_words(output: str) -> str:
+    """Return the last lines of a program's output in one line: most programs end with why, some with what to do."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return " ".join(lines[-_LINES_KEPT:])[-_WORDS_MAX:] or "no output"
 
 
 def session_pids(leaders: frozenset[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where does MeshHold's time go? Samples the daemon with py-spy under one load at a time; slows it by about 2 %."""
+"""Where does MeshHold's time go? Samples the daemon with py-spy under one load at a time. Knows no code of the daemon."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bench.contender import Contender
 from bench.failures import BenchError
 from bench.install import tool, wrk
 from bench.meshhold_target import MeshHold
+from bench.processes import last_words
 from bench.workspace import open_workspace
 
 PROFILED: Final = {"put4k": 16, "get4k": 16, "put64k": 16, "get64k": 16, "list500": 16, "put64m": 4, "get64m": 4}
@@ -35,10 +36,8 @@ def run_profiles(names: Sequence[str], seconds: float, out: Path) -> None:
         try:
             if contender.failure:
                 raise BenchError(contender.failure)
-            for case in CASES:
-                if case in cases or (case.name == "get4k" and any(one.query for one in cases)):
-                    contender.prepare(case)
             for case in cases:
+                contender.prepare(case)
                 _profile(contender, target.daemon_pid, case, seconds, out)
         finally:
             contender.close()
@@ -49,19 +48,17 @@ def _profile(contender: Contender, pid: int, case: Case, seconds: float, out: Pa
     print(f"  profiling {case.name} x{concurrency} for {seconds:.0f} s", file=sys.stderr, flush=True)
     os.sync()
     stacks = out / f"profile-{case.name}.stacks"
+    rates: list[float] = []
     failures: list[BenchError] = []
+    bodies = contender.target.folder.parent
 
     def load() -> None:
         try:
-            rates.append(
-                contender.measure(
-                    case, concurrency, seconds + 2 * _MARGIN_S, "profile", contender.target.folder.parent
-                ).rate
-            )
+            whole_s = seconds + 2 * _MARGIN_S
+            rates.append(contender.measure(case, concurrency, whole_s, "profile", bodies).rate)
         except BenchError as error:
             failures.append(error)
 
-    rates: list[float] = []
     driver = threading.Thread(target=load, name="load")
     driver.start()
     driver.join(_MARGIN_S)
@@ -72,7 +69,7 @@ def _profile(contender: Contender, pid: int, case: Case, seconds: float, out: Pa
     if failures:
         raise failures[0]
     if done.returncode or not stacks.exists():
-        raise BenchError(f"py-spy failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise BenchError(f"py-spy failed: {last_words(done.stderr)}")
     unit = "MB/s" if case.size >= MIB else "requests/s"
     rate = rates[0] * case.size / 1e6 if case.size >= MIB else rates[0]
     text = f"{case.name} x{concurrency}: {rate:,.0f} {unit} while sampled at {_RATE_HZ} Hz\n\n"
@@ -94,12 +91,17 @@ def top_functions(stacks: str) -> str:
         thread, *frames = path.split(";")
         if not frames:
             continue
-        threads[thread.partition(" ")[0] if "(" not in thread else thread] += int(count)
+        threads[_thread_name(thread)] += int(count)
         own[_function(frames[-1])] += int(count)
         total.update(dict.fromkeys((_function(frame) for frame in frames), int(count)))
     samples = max(1, sum(own.values()))
     sections = [("threads", threads), ("own time", own), ("total time", total)]
     return "\n".join(_section(title, counter, samples) for title, counter in sections)
+
+
+def _thread_name(thread: str) -> str:
+    """Return the name in `thread (ID): NAME-7` without numbers, so that the threads of a pool are one row."""
+    return thread.partition(": ")[2].rstrip("-0123456789 ") or thread
 
 
 def _function(frame: str) -> str:

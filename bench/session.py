@@ -18,6 +18,7 @@ from bench.huge import huge_json, huge_table, run_huge
 from bench.install import plot_python, wrk
 from bench.meshhold_target import MeshHold
 from bench.pages import QUICK_SIZES, SIZES, page_json, page_table, run_pages
+from bench.processes import last_words
 from bench.report import as_json, layout, mib, summarize, table
 from bench.run import Plan, run_cases
 from bench.targets import Rclone, SeaweedFS, Target
@@ -123,5 +124,5 @@ def _plot(results: Path, out: Path) -> str:
     except (BenchError, OSError, subprocess.TimeoutExpired) as error:
         return f" (no plot: {error})"
     if done.returncode:
-        return f" (no plot: {(done.stderr.strip().splitlines() or ['no output'])[-1]})"
+        return f" (no plot: {last_words(done.stderr)})"
     return f", {out / 'bench.svg'}, {out / 'bench.png'}"

@@ -11,13 +11,13 @@ import json
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
+from bench.client import signer_now
 from bench.failures import BenchError
 from bench.install import tool
-from bench.presign import Endpoint, Presigner
+from bench.presign import Endpoint
 from bench.processes import GRPC_OFFSET, Servers, free_ports
 
 BUCKET: Final = "bench-bucket"
@@ -134,7 +134,7 @@ def _first_line(command: list[str]) -> str:
 
 def _make_bucket(endpoint: Endpoint, servers: Servers) -> None:
     """Create the bucket and write one object, repeating both until the parts of the target have found each other."""
-    signer = Presigner(endpoint, datetime.now(UTC))
+    signer = signer_now(endpoint)
     deadline = time.monotonic() + _READY_TIMEOUT_S
     for target in (signer.target("PUT", ""), signer.target("PUT", "ready")):
         while (answer := _put(endpoint, target)) not in (200, 409):
