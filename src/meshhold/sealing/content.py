@@ -83,12 +83,12 @@ def encode_parts(rows: Sequence[PartRow]) -> bytes:
     return packed
 
 
-def decode_parts(raw: bytes) -> tuple[PartRow, ...]:
+def decode_parts(raw: bytes) -> list[PartRow]:
     """Undo `encode_parts`. Errors: `UnknownFormatError` for anything that it did not make, and nothing else."""
     _, *rows = _unpack(raw, PARTS_VERSION, "a part table")
     if len(rows) > PARTS_MAX:
         raise UnknownFormatError(f"a part table holds {len(rows)} rows; the limit is {PARTS_MAX}")
-    return tuple(_part_row(row) for row in rows)
+    return [_part_row(row) for row in rows]
 
 
 def _part_row(row: Any) -> PartRow:
