@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
 from bench.failures import BenchError
 from bench.presign import Endpoint
-from bench.processes import free_ports, last_words
+from bench.processes import START_TIMEOUT_S, free_ports, last_words
 from bench.targets import BUCKET, Target
 
 _PROGRAM: Final = Path(sys.executable).parent / "meshhold"
 _COMMAND_TIMEOUT_S: Final = 60.0
+_POLL_S: Final = 0.2
 
 
 class MeshHold(Target):
@@ -46,10 +48,21 @@ class MeshHold(Target):
         return Endpoint(self._port, BUCKET, "meshhold", key["access_key_id"], key["secret_access_key"])
 
     def launch(self) -> None:
-        """Start the daemon of a node that exists."""
+        """Start the daemon of a node that exists; wait until S3 and the control socket answer."""
         command = [str(_PROGRAM), "--config", str(self._config), "daemon"]
         self.daemon_pid = self.servers.start(command, self.folder)
         self.servers.wait_port(self._port)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.run("status")
+            except BenchError:
+                self.servers.check()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def run(self, *words: str) -> str:
         """Run one command against this node; return its output. Errors: `BenchError` with what it said."""

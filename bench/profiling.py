@@ -1,4 +1,4 @@
-"""Where does MeshHold's time go? Samples the daemon with py-spy under one load at a time. Knows no code of the daemon."""
+"""Where does MeshHold's time go? Samples the daemon under one load at a time. Knows no code of the daemon."""
 
 from __future__ import annotations
 
