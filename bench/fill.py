@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from meshhold.index.sqlite import open_index
 
 from bench.cases import page_key
 from bench.failures import BenchError
 from meshhold.index.contract import Index, Listed, Row
+from meshhold.index.sqlite import open_index
 from meshhold.model.entry import Entry, ObjectVersion, Space, encode_entry
 from meshhold.model.ids import OpId, VaultId
 from meshhold.model.stamp import Clock
@@ -43,7 +43,7 @@ def _magic(path: Path) -> bytes:
 async def fill(data_dir: Path, vault: VaultId, count: int) -> None:
     """Save `count` rows, `_TOGETHER` at a time."""
     clock = Clock(bytes(8))
-    async with open_index(index_file(data_dir), run_blocking=trio.to_thread.run_sync) as index:
+    async with open_index(index_file(data_dir)) as index:
         for first in range(0, count, _TOGETHER):
             async with trio.open_nursery() as nursery:
                 for number in range(first, min(count, first + _TOGETHER)):
