@@ -19,7 +19,6 @@ from meshhold.model.grant import parse_permissions
 
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
-REPLICATION_MAX: Final = 16
 _REQUIRED: Final = object()
 _KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false"}
 
@@ -99,16 +98,13 @@ def _status(status: Status) -> Callable[[dict[str, Any], Progress], Awaitable[An
 
 def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
     async def create(args: dict[str, Any], _progress: Progress) -> Any:
-        factor = args["replication_factor"]
-        if not 1 <= factor <= REPLICATION_MAX:
-            raise InvalidError(f"a replication factor of {factor} is not possible", f"use 1 to {REPLICATION_MAX}")
-        return await vaults.create(args["name"], replication_factor=factor)
+        return await vaults.create(args["name"], replication_factor=args["replication_factor"])
 
     async def views(_args: dict[str, Any], _progress: Progress) -> Any:
         return vaults.views()
 
     async def show(args: dict[str, Any], _progress: Progress) -> Any:
-        return vaults.find(args["vault"])
+        return vaults.view(args["vault"])
 
     async def delete(args: dict[str, Any], _progress: Progress) -> Any:
         await vaults.delete(args["vault"], force=args["force"])
@@ -158,7 +154,7 @@ def _access_calls(access: Access) -> dict[str, _Call]:
 
 def _care_calls(care: Care) -> dict[str, _Call]:
     async def check(args: dict[str, Any], progress: Progress) -> Any:
-        return await care.check(args["vault"], progress)
+        return await care.check(args["vault"], progress, deep=args["deep"])
 
     async def scrub(args: dict[str, Any], progress: Progress) -> Any:
         return await care.scrub(args["vault"], progress)
@@ -168,7 +164,7 @@ def _care_calls(care: Care) -> dict[str, _Call]:
 
     one = {"vault": _OPTIONAL_TEXT}
     return {
-        "vault.check": _Call(check, one, long=True),
+        "vault.check": _Call(check, one | {"deep": _FLAG}, long=True),
         "scrub": _Call(scrub, one, long=True),
         "collect": _Call(collect, one, long=True),
     }

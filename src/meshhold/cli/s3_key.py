@@ -24,7 +24,7 @@ def add(session: Session, label: str, create_buckets: bool) -> None:
 
     def people() -> None:
         print_fields([(name, made[name]) for name in ("access_key_id", "secret_access_key", "label")])
-        click.echo("Copy the secret now: it is not stored and cannot be shown again.", err=True)
+        click.echo("Copy the secret now: it cannot be shown again.", err=True)
         click.echo(f"Next: meshhold s3-perm grant {made['access_key_id']} VAULT read,write", err=True)
 
     session.show(made, people)

@@ -38,11 +38,20 @@ def list_grants(session: Session) -> None:
     """List the grants."""
     grants = session.call("grant.list")
     rows = [
-        (g["access_key_id"], g["vault_id"][:SHORT_LENGTH], g["vault_name"], g["alias"] or "-", g["permissions"])
+        (
+            g["access_key_id"],
+            g["label"] or "-",
+            g["vault_id"][:SHORT_LENGTH],
+            g["vault_name"],
+            g["alias"] or "-",
+            g["permissions"],
+        )
         for g in grants
     ]
     empty = "there is no grant; add one with: meshhold s3-perm grant ACCESS_KEY_ID VAULT read,write"
-    session.show(grants, lambda: print_table(("ACCESS KEY", "VAULT", "NAME", "BUCKET", "MAY"), rows, empty=empty))
+    session.show(
+        grants, lambda: print_table(("ACCESS KEY", "LABEL", "VAULT", "NAME", "BUCKET", "MAY"), rows, empty=empty)
+    )
 
 
 @s3_perm.command()

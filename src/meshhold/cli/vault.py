@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, print_fields, print_table, size_text, time_text
+from meshhold.cli.output import (
+    SHORT_LENGTH,
+    print_fields,
+    print_table,
+    printable,
+    size_text,
+    table_lines,
+    time_text,
+)
 from meshhold.cli.session import Session, client_options
 
 
@@ -17,7 +25,7 @@ def vault() -> None:
 
 @vault.command()
 @click.argument("name")
-@click.option("--replication-factor", type=click.IntRange(1, 16), default=3, show_default=True, help="Copies.")
+@click.option("--replication-factor", type=click.IntRange(min=1), default=3, show_default=True, help="Copies.")
 @client_options
 @click.pass_obj
 def create(session: Session, name: str, replication_factor: int) -> None:
@@ -107,18 +115,28 @@ def s3_alias(session: Session, vault_ref: str, alias: str) -> None:
 
 @vault.command()
 @click.argument("vault_ref", metavar="[VAULT]", required=False)
+@click.option("--deep", is_flag=True, help="Read and verify every chunk too.")
 @client_options
 @click.pass_obj
-def check(session: Session, vault_ref: str | None) -> int:
+def check(session: Session, vault_ref: str | None, deep: bool) -> int:
     """Tell whether every object is whole; exits with 1 if anything is missing or corrupt."""
-    report = session.call("vault.check", {"vault": vault_ref}, long=True)
-    missing, corrupt = report["missing"], report["corrupt"]
+    reports = session.call("vault.check", {"vault": vault_ref, "deep": deep}, long=True)
 
     def people() -> None:
-        print_table(("LOST", "WHAT"), [("missing", m) for m in missing] + [("corrupt", c) for c in corrupt], empty="")
-        print(f"checked {report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}, ", end="")
-        print(f"{report['uploads']} unfinished uploads: ", end="")
-        print(f"{len(missing)} missing, {len(corrupt)} corrupt" if missing or corrupt else "all whole")
+        for report in reports:
+            print("\n".join(_check_lines(report)))
+        if not reports:
+            print("there is no vault to check")
 
-    session.show(report, people)
-    return 1 if missing or corrupt else 0
+    session.show(reports, people)
+    return 1 if any(report["damaged"] for report in reports) else 0
+
+
+def _check_lines(report: dict[str, Any]) -> list[str]:
+    named = [("missing", name) for name in report["missing"]] + [("corrupt", name) for name in report["corrupt"]]
+    lines = table_lines(("LOST", "OBJECT"), named) if named else []
+    if report["damaged"] > len(named):
+        lines.append(f"… and {report['damaged'] - len(named)} more")
+    verdict = f"{report['damaged']} damaged" if report["damaged"] else "all whole"
+    counts = f"{report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}"
+    return [*lines, f"{printable(report['vault'])}: {counts}, {report['uploads']} unfinished uploads: {verdict}"]

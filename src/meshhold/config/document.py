@@ -21,6 +21,7 @@ LIST_LENGTH_MAX: Final = 256  # bootstrap peers: a few suffice, since the mesh t
 _TAG: Final = "tag:yaml.org,2002:"
 _KINDS: Final = {"map": "a mapping", "seq": "a list", "null": "nothing", "float": "a number with a fraction"}
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9]\d{0,20})\Z", re.ASCII)
+_BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHOWN_MAX: Final = 60
 _T = TypeVar("_T")
 
@@ -62,7 +63,9 @@ class Value:
     def boolean(self) -> bool:
         """Return true or false."""
         if isinstance(self.node, yaml.ScalarNode) and self.kind == "bool":
-            return str(self.node.value).lower() in ("true", "yes", "on")
+            found = _BOOLEANS.get(str(self.node.value).lower())
+            if found is not None:
+                return found
         raise self.refused(self.found, "true, false")
 
     def plain(self, allowed: str) -> str:
@@ -80,7 +83,7 @@ class Value:
 
     def items(self, allowed: str) -> list[Value]:
         """Return the members of a list."""
-        if not isinstance(self.node, yaml.SequenceNode):
+        if not isinstance(self.node, yaml.SequenceNode) or self.kind != "seq":
             raise self.refused(self.found, allowed)
         if len(self.node.value) > LIST_LENGTH_MAX:
             raise self.refused(f"a list of {len(self.node.value)}", f"at most {LIST_LENGTH_MAX}")
@@ -95,7 +98,7 @@ class Section:
         if value is None or value.kind == "null":
             return
         names = sorted(allowed)
-        if not isinstance(value.node, yaml.MappingNode):
+        if not isinstance(value.node, yaml.MappingNode) or value.kind != "map":
             raise value.refused(value.found, f"a mapping with the keys {', '.join(names)}")
         prefix = f"{value.key}." if value.key else ""
         lines: dict[str, int] = {}

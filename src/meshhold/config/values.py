@@ -25,7 +25,7 @@ def parse_size(text: str) -> int:
     """Return bytes for `67108864`, `64MiB`, `500 GB`, `1.5TiB` (KiB … PiB are powers of 1024, kB … PB of 1000)."""
     found = _SIZE.match(text.strip())
     factor = _UNITS.get(found[3].lower()) if found else None
-    if found is None or factor is None:
+    if found is None or factor is None or (found[2] and factor == 1):  # there is no half byte
         raise ValueError(f"{text!r}")
     whole, fraction = int(found[1]), found[2] or ""
     return whole * factor + (int(fraction) * factor // 10 ** len(fraction) if fraction else 0)

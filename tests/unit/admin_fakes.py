@@ -1,0 +1,199 @@
+"""Services in memory for the control socket, and a daemon in a thread that serves them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from meshhold.admin.calls import make_dispatch
+from meshhold.admin.server import Dispatch, run_admin
+from meshhold.errors import BucketNotEmptyError, InvalidError, NoSuchAccessKeyError, NoSuchVaultError
+from meshhold.model.grant import Permission
+
+Progress = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class VaultView:
+    id: str
+    name: str
+    alias: str = ""
+    created_ms: int = 1_700_000_000_000
+    replication_factor: int = 3
+    objects: int = 0
+    bytes: int = 0
+    index_replicas: tuple[str, ...] = ("nodeaaaa",)
+
+
+@dataclass(frozen=True)
+class NewKey:
+    access_key_id: str
+    secret_access_key: str
+    label: str
+
+
+@dataclass(frozen=True)
+class KeyView:
+    access_key_id: str
+    label: str
+    created_ms: int
+    create_buckets: bool
+
+
+@dataclass(frozen=True)
+class GrantView:
+    access_key_id: str
+    label: str
+    vault_id: str
+    vault_name: str
+    alias: str
+    permissions: str
+
+
+@dataclass
+class CheckReport:
+    vault: str
+    objects: int = 3
+    chunks: int = 4
+    bytes: int = 5
+    uploads: int = 0
+    damaged: int = 0
+    missing: list[str] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ScrubReport:
+    chunks: int = 4
+    bytes: int = 5
+    corrupt: list[str] = field(default_factory=list)
+
+
+@dataclass
+class CollectReport:
+    removed: int = 2
+    bytes: int = 2048
+    tombstones: int = 0
+
+
+class FakeNode:
+    """Vaults, Access, Care and Status of one node, in memory. `lost` and `rotten` are what checks will find."""
+
+    def __init__(self) -> None:
+        self.vaults: dict[str, VaultView] = {}
+        self.key_views: dict[str, KeyView] = {}
+        self.grant_views: dict[tuple[str, str], GrantView] = {}
+        self.lost: list[str] = []
+        self.rotten: list[str] = []
+        self.s3_addr = "127.0.0.1:3900"
+
+    # -- vaults
+    async def create(self, name: str, *, replication_factor: int = 3) -> VaultView:
+        made = VaultView(f"{len(self.vaults)}{name}".ljust(32, "x"), name, replication_factor=replication_factor)
+        self.vaults[made.id] = made
+        return made
+
+    def views(self) -> list[VaultView]:
+        return list(self.vaults.values())
+
+    def view(self, ref: str) -> VaultView:
+        found = [v for v in self.vaults.values() if ref in (v.name, v.alias) or v.id.startswith(ref)]
+        if not found:
+            raise NoSuchVaultError(f"no vault is called {ref!r}", "see meshhold vault list")
+        if len(found) > 1:
+            raise InvalidError(f"{ref!r} names several vaults", "use a longer prefix")
+        return found[0]
+
+    async def delete(self, ref: str, *, force: bool) -> None:
+        found = self.view(ref)
+        if found.objects and not force:
+            raise BucketNotEmptyError("it holds objects", "use --force")
+        del self.vaults[found.id]
+
+    async def set_alias(self, ref: str, alias: str) -> VaultView:
+        found = replace(self.view(ref), alias=alias)
+        self.vaults[found.id] = found
+        return found
+
+    # -- access
+    async def add_key(self, label: str, *, create_buckets: bool) -> NewKey:
+        key = f"GK{len(self.key_views):024x}"
+        self.key_views[key] = KeyView(key, label, 1_700_000_000_000, create_buckets)
+        return NewKey(key, "s3cr3t", label)
+
+    def keys(self) -> list[KeyView]:
+        return list(self.key_views.values())
+
+    async def remove_key(self, key: str) -> None:
+        if key not in self.key_views:
+            raise NoSuchAccessKeyError(f"no access key is called {key!r}")
+        del self.key_views[key]
+
+    async def grant(self, key: str, vault: str, permissions: Permission, *, allow_list: bool = False) -> GrantView:
+        found = self.view(vault)
+        if allow_list:
+            permissions |= Permission.LIST
+        label = self.key_views[key].label if key in self.key_views else ""
+        made = GrantView(key, label, found.id, found.name, found.alias, str(permissions))
+        self.grant_views[key, found.id] = made
+        return made
+
+    def grants(self) -> list[GrantView]:
+        return list(self.grant_views.values())
+
+    async def revoke(self, key: str, vault: str) -> None:
+        del self.grant_views[key, self.view(vault).id]
+
+    # -- care
+    async def check(self, vault: str | None, progress: Progress, *, deep: bool = False) -> list[CheckReport]:
+        await progress({"objects": 1})
+        chosen = [self.view(vault)] if vault is not None else self.views()
+        corrupt = self.rotten if deep else []
+        return [CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.lost, corrupt) for v in chosen]
+
+    async def scrub(self, _vault: str | None, progress: Progress) -> ScrubReport:
+        await progress({"chunks": 1, "bytes": 4096})
+        return ScrubReport(corrupt=self.rotten)
+
+    async def collect(self, _vault: str | None) -> CollectReport:
+        return CollectReport()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "node_id": "abcdefghijkl", "name": "attic", "version": "0.1.0", "uptime_s": 90.5, "data_dir": "/data",
+            "s3_addr": self.s3_addr, "region": "meshhold", "disk_total": 2**40, "disk_free": 2**39,
+            "vaults": len(self.vaults), "objects": 0, "mesh": "off (no swarm key)",
+        }  # fmt: skip
+
+    def dispatch(self) -> Dispatch:
+        return make_dispatch(self, self, self, self.status)
+
+
+@contextmanager
+def serving(path: Path, dispatch: Dispatch) -> Iterator[None]:
+    """Serve `dispatch` at `path` from a thread of its own, as a daemon would from another process."""
+    ready = threading.Event()
+    stop: list[Callable[[], None]] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_admin, path, dispatch)
+            token = trio.lowlevel.current_trio_token()
+            stop.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
+    thread.start()
+    assert ready.wait(10), "the control socket did not start"
+    try:
+        yield
+    finally:
+        stop[0]()
+        thread.join(10)
+        assert not thread.is_alive()
