@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from meshhold.cli.output import (
     time_text,
 )
 from meshhold.cli.session import Session, client_options
+from meshhold.errors import RefusedError
 
 
 @click.group()
@@ -94,11 +96,20 @@ def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
 def delete(session: Session, vault_ref: str, yes: bool, force: bool) -> None:
     """Delete a vault. Nothing brings it back."""
     found = session.call("vault.show", {"vault": vault_ref})
-    if not yes:
-        what = f"{found['objects']} objects, {size_text(found['bytes'])}"
-        click.confirm(f"delete vault {found['name']} ({found['id'][:SHORT_LENGTH]}, {what})?", abort=True, err=True)
+    if not yes and not _confirmed(found):
+        raise RefusedError("nothing was deleted", "answer y, or use --yes in scripts")
     session.call("vault.delete", {"vault": found["id"], "force": force})
     session.show({"id": found["id"]}, lambda: print(f"deleted vault {found['id']}"))
+
+
+def _confirmed(found: dict[str, Any]) -> bool:
+    what = f"{found['objects']} objects, {size_text(found['bytes'])}"
+    question = f"delete vault {printable(found['name'])} ({found['id'][:SHORT_LENGTH]}, {what})?"
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:  # nobody is there to answer
+        print(file=sys.stderr)
+        return False
 
 
 @vault.command("s3-alias")
