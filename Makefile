@@ -1,8 +1,9 @@
 # Every target installs what it needs; nothing is expected beyond Debian 12 with Python 3.11.
-PYTHON ?= python3
+SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help run install dev test check clients bench format clean
@@ -10,17 +11,18 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
-	  echo "installing Debian's python3-venv (needed once)"; apt-get update -qq && apt-get install -y -qq python3-venv python3-pip && $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+# make-venv picks a Python of 3.11 or later, and installs Debian's venv package where it is missing.
+$(VENV)/.installed: pyproject.toml .ci/make-venv
+	@PYTHON="$(PYTHON)" .ci/make-venv $(VENV)
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
 install: $(VENV)/.installed ## Install MeshHold into .venv (the program is .venv/bin/meshhold)
+	@echo "installed: $(BIN)/meshhold"
 
 dev: $(VENV)/.dev
 
@@ -36,7 +38,7 @@ check: $(VENV)/.dev ## Lint, format, types, floors
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## Rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -46,5 +48,5 @@ clients: $(VENV)/.dev ## Run the real S3 clients against a node (installs them)
 bench: $(VENV)/.dev ## Measure side by side with SeaweedFS and rclone
 	@$(BIN)/python -m bench
 
-clean:
+clean: ## Remove what the targets made here (never a node's data)
 	rm -rf $(VENV) build dist
