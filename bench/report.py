@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
+from textwrap import shorten
 from typing import Any, Final
 
 from bench.cases import CASES, MIB
@@ -75,6 +76,7 @@ def _row(key: tuple[str, int, str], group: Sequence[Sample], rates: Mapping[tupl
     )
 
 
+_WHY_WIDTH: Final = 110  # the results file has it whole
 _HEADINGS: Final = ("case", "conc", "target", "req/s", "MB/s", "median ms", "p99 ms", "errors", "vs SeaweedFS")
 
 
@@ -93,9 +95,9 @@ def table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
 def _cells(row: Row, titles: Mapping[str, str]) -> tuple[str, ...]:
     name = (row.case, str(row.concurrency), titles[row.target])
     if not row.rounds:
-        return (*name, f"failed: {row.failure}")
+        return (*name, f"failed: {shorten(row.failure, _WHY_WIDTH)}")
     rate = f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.2f}"
-    note = f"{row.errors}" + (f" (a round failed: {row.failure})" if row.failure else "")
+    note = f"{row.errors}" + (f" (a round failed: {shorten(row.failure, _WHY_WIDTH)})" if row.failure else "")
     mb_s = f"{row.mb_s:,.1f}" if row.mb_s else ""
     ratio = f"{row.ratio:.2f}x" if row.ratio is not None else ""
     return (*name, rate, mb_s, f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", note, ratio)
