@@ -1,0 +1,320 @@
+"""How are index rows kept in SQLite? Knows no ballot rules: it keeps the rows it is given.
+
+Three connections to one file: writes (see `commits`), reads on the event loop, checkpoints (see `checkpoints`). Reads
+see committed rows only, and in this journal mode a commit becomes visible after its fsync: no reader ever sees what a
+power loss could take back. In memory one connection does all, and no transaction stays open while readers can run.
+
+Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from meshhold.index.checkpoints import PAGE_SIZE, Checkpoints
+from meshhold.index.commits import GroupCommit, RunBlocking
+from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.failures import failure_of
+from meshhold.index.migrations import check_schema, migrate
+from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek
+from meshhold.model.entry import Space
+from meshhold.model.ids import VaultId
+from meshhold.model.stamp import Stamp, unpack_stamp
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""Only a person's own sqlite3 shell can hold a lock that we wait for."""
+LIMIT_MAX: Final = 10_000
+"""Rows of one page: reads run on the event loop."""
+_DROP_SLICE: Final = 128
+"""Rows removed per commit when a vault goes: a few milliseconds, so that other writers get their turn."""
+_PAGES_PER_BATCH: Final = 3
+_PAGES_PER_ROW: Final = 3
+
+_LOAD: Final = "SELECT accepted, entry FROM register WHERE vault = ? AND space = ? AND key = ?"
+_BEFORE: Final = "SELECT live, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
+_SAVE: Final = "INSERT OR REPLACE INTO register VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_REMOVE: Final = "DELETE FROM register WHERE vault = ? AND space = ? AND key = ?"
+_COUNT: Final = """INSERT INTO vault(number, id, objects, bytes) VALUES(?, ?, ?, ?)
+    ON CONFLICT(number) DO UPDATE SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes"""
+
+
+class SqliteIndex:
+    """An `Index` and `Records` in SQLite; made by `open_index`."""
+
+    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection, run_blocking: RunBlocking) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._numbers: dict[str, int] = dict(reader.execute("SELECT id, number FROM vault").fetchall())
+        self._stored = set(self._numbers)
+        self._changes: dict[str, list[int]] = {}
+        self._pages = 0
+        self.checkpoints: Checkpoints | None = None
+        self.commits = GroupCommit(
+            writer, run_blocking, before_commit=self._count, after=self._ended, one_connection=writer is reader
+        )
+
+    # -- registers ---------------------------------------------------------------------------------------------------
+
+    def load(self, vault: VaultId, space: Space, key: bytes) -> Row | None:
+        """Return the committed row; see `Index.load`."""
+        rows = self._rows(_LOAD, (self._numbers.get(vault), int(space), key))
+        return Row(unpack_stamp(rows[0][0]), rows[0][1]) if rows else None
+
+    async def save(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
+        """Make the row durable; see `Index.save`."""
+        await self.commits.submit(lambda: self._put(vault, space, key, row, listed))
+
+    def list_keys(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Return a page of live objects; see `Index.list_keys`."""
+        return [Listed(*row) for row in self._page(LIST, vault, Space.OBJECTS, Seek(prefix, after=after), limit)]
+
+    def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:
+        """Return the first live key at or after `at_least`; see `Index.first_key`."""
+        rows = self._page(FIRST, vault, Space.OBJECTS, Seek(prefix, at_least=at_least), 1)
+        return rows[0][0] if rows else None
+
+    def scan(self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int) -> list[tuple[bytes, Row]]:
+        """Return a page of rows; see `Index.scan`."""
+        rows = self._page(SCAN, vault, space, Seek(prefix, after=after), limit)
+        return [(key, Row(unpack_stamp(accepted), entry)) for key, accepted, entry in rows]
+
+    async def forget(self, vault: VaultId, space: Space, keys: list[tuple[bytes, Stamp]]) -> int:
+        """Remove rows that still hold the given ballots; see `Index.forget`."""
+        gone = 0
+
+        def work() -> None:
+            nonlocal gone
+            gone = sum(self._remove(vault, space, key, accepted) for key, accepted in keys)
+
+        await self.commits.submit(work)
+        return gone
+
+    async def drop_vault(self, vault: VaultId) -> None:
+        """Remove every row of the vault, a slice per commit: after a crash, call again; see `Index.drop_vault`."""
+        left = True
+
+        def work() -> None:
+            nonlocal left
+            left = self._drop_slice(vault)
+
+        while left:
+            await self.commits.submit(work)
+
+    def counts(self, vault: VaultId) -> Counts:
+        """Return live objects and bytes; see `Index.counts`."""
+        rows = self._rows("SELECT objects, bytes FROM vault WHERE number = ?", (self._numbers.get(vault),))
+        return Counts(*rows[0]) if rows else Counts(0, 0)
+
+    # -- settings and records ----------------------------------------------------------------------------------------
+
+    def setting(self, name: str) -> bytes | None:
+        """Return a small durable value; see `Index.setting`."""
+        rows = self._rows("SELECT value FROM setting WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    async def save_setting(self, name: str, value: bytes) -> None:
+        """Make a small value durable; see `Index.save_setting`."""
+        await self.commits.submit(
+            lambda: self._write("INSERT OR REPLACE INTO setting(name, value) VALUES(?, ?)", (name, value))
+        )
+
+    def load_records(self) -> list[tuple[str, str, bytes]]:
+        """Return every record; see `Records.load_records`."""
+        return self._rows("SELECT kind, key, value FROM record ORDER BY kind, key", ())
+
+    async def save_records(self, records: list[tuple[str, str, bytes]]) -> None:
+        """Make the records durable in one commit; see `Records.save_records`."""
+
+        def work() -> None:
+            self._writer.executemany("INSERT OR REPLACE INTO record(kind, key, value) VALUES(?, ?, ?)", records)
+
+        await self.commits.submit(work)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, statement: str, arguments: Any) -> list[Any]:
+        """Run a query to its end: a half-read one would keep its snapshot, and the log from starting over."""
+        try:
+            return self._reader.execute(statement, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise failure_of(error, "read") from error
+
+    def _page(self, query: Query, vault: VaultId, space: Space, seek: Seek, limit: int) -> list[Any]:
+        arguments = {
+            "vault": self._numbers.get(vault),
+            "space": int(space),
+            "start": seek.start,
+            "end": seek.end,
+            "limit": max(0, min(limit, LIMIT_MAX)),
+        }
+        return self._rows(query.statement(seek), arguments)
+
+    # -- inside a transaction ------------------------------------------------------------------------------------------
+
+    def _put(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
+        number = self._number(vault)
+        before = self._write(_BEFORE, (number, int(space), key)).fetchone()
+        if listed is None:
+            self._write(_SAVE, (number, int(space), key, row.accepted.pack(), 0, 0, "", 0, "", row.entry))
+            self._changed(vault, before, 0, 0)
+        else:
+            shown = (1, listed.size, listed.etag, listed.modified_ms, listed.checksum)
+            self._write(_SAVE, (number, int(space), key, row.accepted.pack(), *shown, row.entry))
+            self._changed(vault, before, 1, listed.size)
+        self._pages += _PAGES_PER_ROW + len(row.entry) // PAGE_SIZE
+
+    def _remove(self, vault: VaultId, space: Space, key: bytes, accepted: Stamp) -> bool:
+        name = (self._numbers.get(vault), int(space), key)
+        before = self._write(_BEFORE, name).fetchone()
+        if before is None or before[2] != accepted.pack():
+            return False
+        self._write(_REMOVE, name)
+        self._changed(vault, before, 0, 0)
+        self._pages += _PAGES_PER_ROW
+        return True
+
+    def _drop_slice(self, vault: VaultId) -> bool:
+        """Remove a slice of the vault's rows; return whether there may be more."""
+        number = self._numbers.get(vault)
+        rows = self._write(
+            "SELECT space, key, live, size FROM register WHERE vault = ? LIMIT ?", (number, _DROP_SLICE)
+        ).fetchall()
+        if not rows:
+            self._changes.pop(vault, None)
+            self._write("DELETE FROM vault WHERE number = ?", (number,))
+            self._stored.discard(vault)
+            return False
+        for space, key, live, size in rows:
+            self._write(_REMOVE, (number, space, key))
+            self._changed(vault, (live, size), 0, 0)
+        self._pages += _PAGES_PER_ROW * len(rows)
+        return True
+
+    def _write(self, statement: str, arguments: Any) -> sqlite3.Cursor:
+        return self._writer.execute(statement, arguments)
+
+    def _number(self, vault: str) -> int:
+        """Return the vault's number; a new one becomes durable with the commit under way, or is given again."""
+        number = self._numbers.get(vault)
+        if number is None:
+            number = self._numbers[vault] = max(self._numbers.values(), default=0) + 1
+        return number
+
+    def _changed(self, vault: str, before: tuple[int, ...] | None, live: int, size: int) -> None:
+        change = self._changes.setdefault(vault, [0, 0])
+        was_live = before is not None and before[0]
+        change[0] += live - (1 if was_live else 0)
+        change[1] += size - (before[1] if before is not None and was_live else 0)
+
+    def _count(self) -> None:
+        for vault, (objects, size) in self._changes.items():
+            if objects or size or vault not in self._stored:
+                self._write(_COUNT, (self._numbers[vault], vault, objects, size))
+
+    def _ended(self, committed: bool) -> None:
+        if committed:
+            self._stored.update(self._changes)
+        self._changes.clear()
+        if self.checkpoints is not None:
+            self.checkpoints.grew(self._pages + _PAGES_PER_BATCH)
+        self._pages = 0
+
+
+@asynccontextmanager
+async def open_index(
+    path: Path | None, *, run_blocking: RunBlocking = trio.to_thread.run_sync
+) -> AsyncIterator[SqliteIndex]:
+    """Open the index at `path` (None: in memory), creating or migrating it; its folder must exist.
+
+    Resources: on leaving, what was submitted is committed, the log is emptied into the file and all is closed.
+    Errors: `UnknownFormatError` for a newer or foreign file, `IntegrityError` for a damaged one, `StorageFullError`,
+    `StorageFailedError`. A failed fsync later on ends the body with `SyncFailedError`.
+    """
+    with trio.CancelScope(shield=True):
+        connections = await run_blocking(_open_connections, path)
+    writer, reader = connections[0], connections[1 % len(connections)]
+    try:
+        index = SqliteIndex(writer, reader, run_blocking)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(index.commits.run)
+                if path is not None:
+                    index.checkpoints = Checkpoints(connections[2], index.commits, run_blocking)
+                    nursery.start_soon(index.checkpoints.run)
+                yield index
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:  # the nursery is ours alone: the body's own error passes as it was raised
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await run_blocking(_close_connections, connections)
+
+
+def _open_connections(path: Path | None) -> list[sqlite3.Connection]:
+    """Return the writer, the reader and the checkpointer; in memory, one connection that is all three."""
+    place = ":memory:" if path is None else str(path)
+    connections: list[sqlite3.Connection] = []
+    try:
+        if path is not None:
+            _create_file(path)
+        writer = _connect(place, connections)
+        check_schema(writer, place)
+        writer.execute("PRAGMA journal_mode = WAL").fetchall()
+        migrate(writer)
+        if path is not None:
+            _connect(place, connections).execute("PRAGMA query_only = ON")
+            _connect(place, connections)
+    except BaseException as error:
+        for connection in connections:
+            connection.close()
+        if isinstance(error, (sqlite3.Error, OSError)):
+            raise failure_of(error, f"open {place}") from error
+        raise
+    return connections
+
+
+def _connect(place: str, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
+    connection = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+    connections.append(connection)
+    for pragma in (
+        "synchronous = FULL",  # fsync in every commit
+        "wal_autocheckpoint = 0",  # see checkpoints.py
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "foreign_keys = OFF",
+        "temp_store = MEMORY",  # no file outside the data directory
+        "secure_delete = OFF",  # bodies are sealed; zeroing freed pages would double the writing
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _create_file(path: Path) -> None:
+    """Create an empty file for its owner's eyes alone, durably; SQLite gives its log the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _close_connections(connections: list[sqlite3.Connection]) -> None:
+    *others, last = connections
+    for connection in others:
+        connection.close()
+    try:
+        last.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error:
+        pass  # the log stays and is read at the next start: nothing is lost
+    finally:
+        last.close()
