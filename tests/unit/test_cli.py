@@ -21,7 +21,8 @@ from tests.unit.admin_fakes import FakeNode, VaultView, serving
 from meshhold.cli import quickstart as quickstart_module
 from meshhold.cli.main import run
 from meshhold.cli.output import duration_text, size_text, table_lines
-from meshhold.config import Config, decode_swarm_key, load_config
+from meshhold.config import Config, load_config
+from meshhold.crypto.random import parse_swarm_key
 from meshhold.errors import StorageFailedError
 
 
@@ -124,7 +125,7 @@ def test_init_with_config_elsewhere(tmp_path: Path, typed: Typed) -> None:
 
 def test_keygen_prints_a_fresh_key_file(typed: Typed) -> None:
     first, second = typed("keygen")[1], typed("keygen")[1]
-    assert len(decode_swarm_key(first)) == 32
+    assert len(parse_swarm_key(first)) == 32
     assert first != second
 
 

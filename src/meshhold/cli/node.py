@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 import click
@@ -11,10 +10,10 @@ import click
 from meshhold.cli.new_node import create_node
 from meshhold.cli.output import SHORT_LENGTH, duration_text, print_fields, print_json, size_text
 from meshhold.cli.session import Session, client_options, command_line, config_option
-from meshhold.config import default_home, encode_swarm_key
+from meshhold.config import default_home
 from meshhold.config.places import CONFIG_NAME, CONFIG_VARIABLE
 from meshhold.config.settings import NODE_LISTEN_DEFAULT, S3_LISTEN_DEFAULT
-from meshhold.config.values import SWARM_KEY_SIZE
+from meshhold.crypto.random import new_swarm_key_file
 
 
 @click.command()
@@ -65,4 +64,4 @@ def status(session: Session) -> None:
 @click.command()
 def keygen() -> None:
     """Print a new swarm key. Every node of one mesh holds the same; keep it secret."""
-    print(encode_swarm_key(secrets.token_bytes(SWARM_KEY_SIZE)), end="")
+    print(new_swarm_key_file(), end="")

@@ -3,17 +3,15 @@
 from meshhold.config.load import config_warnings, load_config
 from meshhold.config.places import default_config_path, default_home
 from meshhold.config.settings import Config, NodeConfig, S3Config
-from meshhold.config.values import decode_swarm_key, encode_swarm_key, split_address
+from meshhold.config.values import split_address
 
 __all__ = [
     "Config",
     "NodeConfig",
     "S3Config",
     "config_warnings",
-    "decode_swarm_key",
     "default_config_path",
     "default_home",
-    "encode_swarm_key",
     "load_config",
     "split_address",
 ]

@@ -19,7 +19,9 @@ from meshhold.config.settings import (
     NodeConfig,
     S3Config,
 )
-from meshhold.config.values import SWARM_KEY_HEADER, decode_swarm_key, parse_size, split_address
+from meshhold.config.values import parse_size, split_address
+from meshhold.crypto.random import parse_swarm_key
+from meshhold.errors import InvalidError
 
 OBJECT_BYTES_MAX: Final = 5 * 1024**4  # S3's largest object: a single PUT beyond it could never be stored
 CAPACITY_MIN: Final = 1024**2  # one chunk
@@ -28,6 +30,7 @@ _ADDRESS: Final = 'host:port, such as "127.0.0.1:3900" or "[::1]:3900"'
 _SIZE: Final = 'bytes, or a number with a unit, such as 67108864, "64MiB" or "500GiB"'
 _LABEL: Final = "1 to 64 printable characters"
 _REGION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_KEY_FILE_START: Final = "/key/swarm/"
 _HEX_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}\Z")
 _S3_KEYS: Final = ("enabled", "listen_addr", "region", "max_put_bytes")
 _NODE_KEYS: Final = ("data_dir", "listen_addr", "capacity", "zone", "reliable", "name", "s3")
@@ -99,7 +102,7 @@ def _swarm_key(value: Value | None, folder: Path) -> bytes | None:
     text = value.plain(allowed).strip()
     if not text:
         return None
-    if not text.startswith(SWARM_KEY_HEADER) and not _HEX_KEY.match(text):
+    if not text.startswith(_KEY_FILE_START) and not _HEX_KEY.match(text):
         if "/" not in text and "." not in text:
             raise value.refused("neither a key nor the path of a key file", allowed)
         file = folder / Path(text).expanduser()
@@ -108,7 +111,10 @@ def _swarm_key(value: Value | None, folder: Path) -> bytes | None:
                 text = opened.read(4096)
         except (OSError, ValueError) as error:
             raise value.refused(f"the path {file}, which cannot be read ({_cause(error)})", allowed) from None
-    return value.read(decode_swarm_key, text, allowed)
+    try:
+        return parse_swarm_key(text)
+    except InvalidError as error:
+        raise value.refused(f"refused: {error.message}", allowed) from None
 
 
 def _cause(error: Exception) -> str:

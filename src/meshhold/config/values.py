@@ -1,4 +1,4 @@
-"""Which texts mean a size, an address, a swarm key? Pure readers: each raises `ValueError` with what it found.
+"""Which texts mean a size or an address? Pure readers: each raises `ValueError` with what it found.
 
 Knows no file, no line and no key; `load` adds those.
 """
@@ -8,9 +8,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-SWARM_KEY_SIZE: Final = 32
-SWARM_KEY_HEADER: Final = "/key/swarm/psk/1.0.0/"
-_SWARM_KEY_ENCODING: Final = "/base16/"
 _UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{suffix}": base**power
     for power, letter in enumerate("kmgtp", start=1)
@@ -45,25 +42,3 @@ def split_address(text: str) -> tuple[str, int]:
     if not pattern.match(host):
         raise ValueError(f"{text!r}, whose host is neither a name nor an IP address (IPv6 goes in [brackets])")
     return host, int(port)
-
-
-def encode_swarm_key(raw: bytes) -> str:
-    """Return the text of a swarm key file: two header lines and 64 hex digits."""
-    if len(raw) != SWARM_KEY_SIZE:
-        raise ValueError(f"a swarm key has {SWARM_KEY_SIZE} bytes, not {len(raw)}")
-    return f"{SWARM_KEY_HEADER}\n{_SWARM_KEY_ENCODING}\n{raw.hex()}\n"
-
-
-def decode_swarm_key(text: str) -> bytes:
-    """Undo `encode_swarm_key`; the 64 hex digits alone are taken too. The error never repeats the key."""
-    lines = text.split()
-    if lines[:1] == [SWARM_KEY_HEADER]:
-        if lines[1:2] != [_SWARM_KEY_ENCODING]:
-            raise ValueError(f"a swarm key whose second line is not {_SWARM_KEY_ENCODING}")
-        lines = lines[2:]
-    if len(lines) != 1 or len(lines[0]) != SWARM_KEY_SIZE * 2:
-        raise ValueError("a swarm key that is not 64 hex digits")
-    try:
-        return bytes.fromhex(lines[0])
-    except ValueError:
-        raise ValueError("a swarm key with characters other than hex digits") from None
