@@ -137,7 +137,7 @@ def encode_entry(entry: Entry) -> bytes:
 def decode_entry(raw: bytes) -> Entry:
     """Undo `encode_entry`. Errors: `UnknownFormatError` names the version or kind; hostile bytes raise nothing else."""
     try:
-        fields = msgpack.unpackb(raw, max_buffer_size=0)
+        fields = msgpack.unpackb(raw)
         version, op, generation, joined, kind = fields[:5]
         if version != ENTRY_VERSION:
             raise UnknownFormatError(f"index entry version {version!r} is not known", "use a newer meshhold")

@@ -1,0 +1,146 @@
+"""The one place that names concrete adapters and ties the rooms together. Decides no behaviour.
+
+Everything is opened inside one async context manager, so that a test assembles a node exactly as the daemon does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from meshhold import __version__
+from meshhold.chunkstore.contract import ChunkStore
+from meshhold.chunkstore.disk import DiskChunkStore
+from meshhold.config import Config
+from meshhold.crypto.identity import Identity
+from meshhold.crypto.random import new_salt
+from meshhold.index.sqlite import open_index
+from meshhold.model.ids import short_id
+from meshhold.model.stamp import Clock
+from meshhold.node.identity_file import load_identity
+from meshhold.replication.blocking import RunBlocking
+from meshhold.replication.collector import Collector
+from meshhold.replication.reader import ChunkReader
+from meshhold.replication.registers import Registers
+from meshhold.replication.replica import LocalReplica
+from meshhold.replication.writer import ChunkWriter
+from meshhold.s3.door import Door, Settings
+from meshhold.store.access import Access
+from meshhold.store.care import Care
+from meshhold.store.directory import Directory
+from meshhold.store.listing import Listing
+from meshhold.store.objects import Objects
+from meshhold.store.renewal import Renewal
+from meshhold.store.uploads import Uploads
+from meshhold.store.vaults import Vaults
+
+STORAGE_THREADS: Final = 8  # disk and hashing work at once: more threads only queue for two cores and one disk
+COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still alive
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that is assembled and open."""
+
+    config: Config
+    identity: Identity
+    directory: Directory
+    vaults: Vaults
+    access: Access
+    care: Care
+    uploads: Uploads
+    door: Door
+    chunks: ChunkStore
+    started_s: float
+
+    def status(self) -> dict[str, Any]:
+        """Return what `meshhold status` shows; sizes in bytes, times in seconds."""
+        usage = self.chunks.usage()
+        views = self.vaults.views()
+        return {
+            "node_id": self.identity.node_id,
+            "name": self.config.node.name or short_id(self.identity.node_id),
+            "version": __version__,
+            "uptime_s": round(time.time() - self.started_s, 1),
+            "data_dir": str(self.config.node.data_dir),
+            "s3_addr": self.config.s3.listen_addr if self.config.s3.enabled else "",
+            "region": self.config.s3.region,
+            "disk_total": usage.total,
+            "disk_free": usage.free,
+            "vaults": len(views),
+            "objects": sum(view.objects for view in views),
+            "mesh": "off (no swarm key)" if self.config.swarm_key is None else "not available in this version",
+        }
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def blocking_runner() -> RunBlocking:
+    """Return how this node leaves the event loop: into at most `STORAGE_THREADS` worker threads."""
+    limiter = trio.CapacityLimiter(STORAGE_THREADS)
+
+    async def run_blocking(function: Callable[..., Any], *arguments: Any) -> Any:
+        return await trio.to_thread.run_sync(partial(function, *arguments), limiter=limiter)
+
+    return run_blocking
+
+
+@asynccontextmanager
+async def open_node(config: Config) -> AsyncIterator[Node]:
+    """Open the node that `config` describes; its data directory is made if there is none.
+
+    Resources: everything opened here is closed on leaving, after what was submitted has become durable.
+    Errors: `FatalError` and `IntegrityError` of identity, index and chunk store.
+    """
+    data_dir: Path = config.node.data_dir
+    identity = load_identity(data_dir / "identity")
+    run_blocking = blocking_runner()
+    chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
+    async with open_index(data_dir / "index.db", run_blocking=trio.to_thread.run_sync) as index:
+        clock = Clock(identity.stamp_node)
+        directory = Directory(identity, index, clock, now_ms)
+        replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node)
+        registers = Registers(replica, clock, now_ms)
+        yield _assemble(config, identity, directory, registers, chunks, clock, run_blocking)
+
+
+def _assemble(
+    config: Config,
+    identity: Identity,
+    directory: Directory,
+    registers: Registers,
+    chunks: ChunkStore,
+    clock: Clock,
+    run_blocking: RunBlocking,
+) -> Node:
+    writer = ChunkWriter(chunks, run_blocking)
+    reader = ChunkReader(chunks, run_blocking)
+    vaults = Vaults(directory, registers, chunks, run_blocking)
+    access = Access(directory, vaults)
+    objects = Objects(registers, writer, reader, Renewal(chunks, reader, run_blocking), now_ms)
+    uploads = Uploads(registers, writer, objects, clock, now_ms)
+    collector = Collector(registers, chunks, reader, writer, run_blocking)
+    care = Care(
+        directory,
+        vaults,
+        registers,
+        chunks,
+        reader,
+        collector,
+        run_blocking,
+        grace_s=COLLECT_GRACE_S,
+        new_salt=new_salt,
+    )
+    settings = Settings(region=config.s3.region, put_size_max=config.s3.max_put_bytes)
+    door = Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms)
+    return Node(config, identity, directory, vaults, access, care, uploads, door, chunks, time.time())

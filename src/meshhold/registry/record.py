@@ -1,0 +1,149 @@
+"""What is one registry record, and which of two wins? Signed, versioned, last writer by stamp. Knows no clock, no disk.
+
+A record of kind `vault`, `member`, `alias` or `grant` is signed by its vault's key, which the vault's id certifies; one
+of kind `key` by the node that minted the key. What outsiders must not read is inside `private`, sealed by the author.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import msgpack
+
+from meshhold.crypto.identity import Identity, verify
+from meshhold.crypto.vault_keys import VaultKeys, verify_vault
+from meshhold.errors import IntegrityError, UnknownFormatError
+from meshhold.model.ids import NodeId, VaultId
+from meshhold.model.stamp import Stamp, unpack_stamp
+
+RECORD_VERSION: Final = 1
+RECORD_SIZE_MAX: Final = 64 * 1024  # a record names one thing; anything larger is hostile
+
+
+class Kind(StrEnum):
+    """What a record is about. Stored: never rename."""
+
+    VAULT = "vault"
+    """key = vault id; private: name, created_ms; public: replication_factor, index_replicas"""
+    MEMBER = "member"
+    """key = vault id/node id; public: role and, for a trusted member, the vault's secret sealed to the node"""
+    ALIAS = "alias"
+    """key = vault id; private: the bucket name"""
+    GRANT = "grant"
+    """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label"""
+    KEY = "key"
+    """key = access key id; sealed to the minting node: secret, label, created_ms, create_buckets"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One signed fact. `signer` is the 32-byte public key whose signature stands in `signature`."""
+
+    kind: Kind
+    key: str
+    stamp: Stamp
+    deleted: bool
+    public: dict[str, Any]
+    private: bytes
+    signer: bytes = b""
+    signature: bytes = b""
+
+    @property
+    def scope(self) -> str:
+        """The vault or access key id that the record is about."""
+        return self.key.rsplit("/", 1)[-1] if self.kind is Kind.GRANT else self.key.split("/", 1)[0]
+
+    def signed_bytes(self) -> bytes:
+        """Return what the signature covers: everything but itself."""
+        packed: bytes = msgpack.packb(
+            [
+                "meshhold record",
+                RECORD_VERSION,
+                self.kind,
+                self.key,
+                self.stamp.pack(),
+                self.deleted,
+                sorted(self.public.items()),
+                self.private,
+            ]
+        )
+        return packed
+
+
+def sign_by_vault(record: Record, keys: VaultKeys) -> Record:
+    """Return the record with the vault's signature."""
+    return replace(record, signer=keys.signing_public, signature=keys.sign(record.signed_bytes()))
+
+
+def sign_by_node(record: Record, identity: Identity) -> Record:
+    """Return the record with the node's signature; the signer stays implicit in the `node` field of `public`."""
+    record = replace(record, public={**record.public, "node": identity.node_id})
+    return replace(record, signature=identity.sign(record.signed_bytes()))
+
+
+def check_authority(record: Record) -> None:
+    """Accept a record only from who may write it: the vault's key for its vault, the minting node for its key.
+
+    Errors: `IntegrityError` names the record whose signature or authority does not hold.
+    """
+    if record.kind is Kind.KEY:
+        node = record.public.get("node", "")
+        valid = isinstance(node, str) and verify(NodeId(node), record.signed_bytes(), record.signature)
+    else:
+        valid = verify_vault(VaultId(record.scope), record.signer, record.signed_bytes(), record.signature)
+    if not valid:
+        raise IntegrityError(f"registry record {record.kind} {record.key!r} is not signed by who may write it")
+
+
+def newer(one: Record, other: Record) -> Record:
+    """Return the record that wins; commutative, associative, idempotent. Ties fail closed.
+
+    The later stamp wins. With equal stamps a deletion wins, then the smaller encoding: a choice without meaning,
+    but the same one everywhere. (One author never gives two records one stamp: such a tie is a forgery or a cloned
+    disk.)
+    """
+    if one.stamp != other.stamp:
+        return one if one.stamp > other.stamp else other
+    if one.deleted != other.deleted:
+        return one if one.deleted else other
+    return min(one, other, key=encode_record)
+
+
+def encode_record(record: Record) -> bytes:
+    """Return the stored and wired form."""
+    packed: bytes = msgpack.packb(
+        [
+            RECORD_VERSION,
+            record.kind,
+            record.key,
+            record.stamp.pack(),
+            record.deleted,
+            sorted(record.public.items()),
+            record.private,
+            record.signer,
+            record.signature,
+        ]
+    )
+    return packed
+
+
+def decode_record(raw: bytes) -> Record:
+    """Undo `encode_record`. Errors: `UnknownFormatError`, and nothing else whatever the bytes are."""
+    if len(raw) > RECORD_SIZE_MAX:
+        raise UnknownFormatError(f"a registry record of {len(raw)} bytes exceeds {RECORD_SIZE_MAX}")
+    try:
+        version, kind, key, stamp, deleted, public, private, signer, signature = msgpack.unpackb(raw)
+        if version != RECORD_VERSION:
+            raise UnknownFormatError(f"registry record version {version!r} is not known", "use a newer meshhold")
+        record = Record(
+            Kind(kind), key, unpack_stamp(stamp), deleted, dict(map(tuple, public)), private, signer, signature
+        )
+        if not (isinstance(key, str) and isinstance(deleted, bool) and isinstance(private, bytes)):
+            raise UnknownFormatError("a registry record has fields of the wrong type")
+    except UnknownFormatError:
+        raise
+    except Exception as error:  # whatever msgpack or unpacking says about hostile bytes
+        raise UnknownFormatError(f"a registry record cannot be read: {type(error).__name__}") from error
+    return record

@@ -1,0 +1,41 @@
+"""What is true now, given all records seen? A map that only moves forward. Knows no disk and no peer."""
+
+from __future__ import annotations
+
+from meshhold.registry.record import Kind, Record, check_authority, newer
+
+
+class Registry:
+    """The newest record of each kind and key. Records go in only with their authority checked."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[Kind, str], Record] = {}
+
+    def merge(self, record: Record) -> bool:
+        """Take the record if it is newer than what is known; return whether anything changed.
+
+        Errors: `IntegrityError` for a record that its author may not write; nothing changes then.
+        """
+        known = self._records.get((record.kind, record.key))
+        if known == record or (known is not None and newer(known, record) is known):
+            return False
+        check_authority(record)
+        self._records[record.kind, record.key] = record
+        return True
+
+    def get(self, kind: Kind, key: str) -> Record | None:
+        """Return the record unless it was deleted or never known."""
+        record = self._records.get((kind, key))
+        return None if record is None or record.deleted else record
+
+    def live(self, kind: Kind) -> list[Record]:
+        """Return the records of a kind that are not deleted, ordered by key."""
+        return sorted(
+            (r for (k, _), r in self._records.items() if k is kind and not r.deleted), key=lambda record: record.key
+        )
+
+    def deleted(self, kind: Kind) -> list[Record]:
+        """Return the deletions of a kind, ordered by key."""
+        return sorted(
+            (r for (k, _), r in self._records.items() if k is kind and r.deleted), key=lambda record: record.key
+        )

@@ -1,0 +1,50 @@
+"""Every value of a vault and every chunk it refers to, with bounded memory. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import trio
+
+from meshhold.crypto.vault_keys import VaultKeys
+from meshhold.model.entry import ObjectVersion, Part, Ref, Space
+from meshhold.replication.reader import ChunkReader
+from meshhold.replication.registers import Registers
+from meshhold.sealing.content import Content, open_content
+
+PAGE: Final = 64  # rows per step on the event loop: 64 inline bodies are 1 MiB at most, and about 1 ms
+
+
+async def walk_values(
+    registers: Registers, keys: VaultKeys, space: Space
+) -> AsyncIterator[tuple[bytes, ObjectVersion | Part, Content]]:
+    """Yield (key, value, opened content) of each live object or part, in key order, page by page.
+
+    Rows written or removed behind the walk's position while it runs are not seen.
+    """
+    after = b""
+    while True:
+        page = await registers.scan(keys.vault_id, space, after, b"", PAGE)
+        for key, entry in page:
+            if isinstance(entry.value, ObjectVersion | Part):
+                yield key, entry.value, open_content(keys, key, entry.value.content)
+        if len(page) < PAGE:
+            return
+        after = page[-1][0]
+        await trio.lowlevel.checkpoint()
+
+
+async def walk_refs(reader: ChunkReader, keys: VaultKeys, content: Content) -> AsyncIterator[Ref]:
+    """Yield every ref of a content: manifest chunks before what they hold, and the part table.
+
+    Errors: `IntegrityError` at the first manifest chunk that cannot be read; it has been yielded by then.
+    """
+    stack = list(reversed(content.refs))
+    if content.part_table is not None:
+        yield content.part_table
+    while stack:
+        ref = stack.pop()
+        yield ref
+        if ref.depth > 0:
+            stack.extend(reversed(await reader.node(keys, ref)))

@@ -1,0 +1,170 @@
+"""A request's body on its way in: transfer form, limits, digests. Knows no object and no storage."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from meshhold.model.entry import Checksums, Upload
+from meshhold.s3.checksums import BodyDigests, announced, body_digests
+from meshhold.s3.chunked import ChunkedDecoder, Form, form_of
+from meshhold.s3.door import Settings
+from meshhold.s3.errors import S3Error
+from meshhold.s3.exchange import Request
+from meshhold.s3.xml import DOCUMENT_SIZE_MAX
+from meshhold.store.contract import Digested
+
+_UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+
+
+class RequestBody:
+    """The payload of one request, decoded; fulfils `store.contract.Body`.
+
+    Errors of `receive` and `finish`: `S3Error` for everything that is wrong with the body.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        digests: BodyDigests,
+        decoder: ChunkedDecoder | None,
+        length: int | None,
+        size_max: int,
+        kept: str,
+    ) -> None:
+        self._request = request
+        self._digests = digests
+        self._decoder = decoder
+        self._length = length
+        self._size_max = size_max
+        self._kept = kept
+        self._received = 0
+        self._ready: deque[bytes] = deque()
+
+    async def receive(self) -> bytes:
+        """Return the next piece of payload, `b""` at its end."""
+        if self._decoder is None:
+            piece = await self._request.receive()
+        else:
+            while not self._ready:
+                raw = await self._request.receive()
+                if not raw:
+                    return b""
+                self._ready.extend(self._decoder.feed(raw))
+            piece = self._ready.popleft()
+        self._received += len(piece)
+        if self._received > self._size_max:
+            raise too_large(self._received, self._size_max)
+        return piece
+
+    def digest(self, block: bytes) -> None:
+        """Hash a block."""
+        self._digests.update(block)
+
+    def finish(self) -> Digested:
+        """Compare what came with what was announced; return ETag and the checksums to keep."""
+        trailers = {} if self._decoder is None else self._decoder.finish()
+        if self._length is not None and self._received != self._length:
+            raise S3Error(
+                "IncompleteBody",
+                f"The request announced {self._length} bytes and sent {self._received}; send it again.",
+            )
+        found = self._digests.finish(trailers)
+        kept = {self._kept: found.checksums[self._kept]} if self._kept else found.checksums
+        return Digested(found.md5_hex, Checksums("FULL_OBJECT", kept))
+
+
+def open_body(request: Request, settings: Settings, *, algorithm: str = "") -> RequestBody:
+    """Return the request's payload with every limit and digest that its headers announce.
+
+    `algorithm` is a checksum that is wanted besides (that of a multipart upload); then it alone is kept.
+    Errors: `MissingContentLength`, `EntityTooLarge` (naming the setting), and what the headers' own rules refuse.
+    """
+    payload_hash = request.claim.payload_hash if request.claim is not None else _UNSIGNED
+    form = form_of(payload_hash, request.header(b"content-encoding") or "")
+    said = announced(request.headers)
+    decoder = None
+    if form is None:
+        length = request.content_length
+        if length is None and b"transfer-encoding" not in request.headers:
+            raise S3Error("MissingContentLength", "You must provide the Content-Length HTTP header.")
+    else:
+        length = _decoded_length(request, form)
+        decoder = _decoder(request, form, length, said.trailer_names)
+    if length is not None and length > settings.put_size_max:
+        raise too_large(length, settings.put_size_max)
+    digests = body_digests(said, payload_hash, algorithm=algorithm)
+    return RequestBody(request, digests, decoder, length, settings.put_size_max, algorithm)
+
+
+def _decoded_length(request: Request, form: Form) -> int | None:
+    raw = request.headers.get(b"x-amz-decoded-content-length")
+    if raw is None:
+        if form is Form.PLAIN:
+            return None
+        raise S3Error("MissingContentLength", "You must provide the x-amz-decoded-content-length HTTP header.")
+    if not raw.isdigit() or len(raw) > 18:
+        raise S3Error("InvalidArgument", "x-amz-decoded-content-length must be a number of bytes.")
+    return int(raw)
+
+
+def _decoder(request: Request, form: Form, length: int | None, trailer_names: tuple[str, ...]) -> ChunkedDecoder:
+    claim = request.claim
+    if claim is None:
+        return ChunkedDecoder(form, length, trailer_names=trailer_names)
+    return ChunkedDecoder(
+        form,
+        length,
+        seed_signature=claim.signature,
+        signing_key=request.signing_key,
+        timestamp=claim.timestamp,
+        scope=claim.scope,
+        trailer_names=trailer_names,
+    )
+
+
+def too_large(size: int, size_max: int) -> S3Error:
+    """Return the refusal of a body, naming the setting and the way around it."""
+    return S3Error(
+        "EntityTooLarge",
+        f"Your proposed upload of {size} bytes exceeds the maximum allowed size of {size_max} bytes for one request "
+        "(node.s3.max_put_bytes in config.yaml). Use a multipart upload, or raise the setting.",
+        fields={"ProposedSize": str(size), "MaxSizeAllowed": str(size_max)},
+    )
+
+
+async def read_document(request: Request, settings: Settings, *, digest_required: bool = False) -> bytes:
+    """Return a short body (an XML document), verified against what was announced; `b""` without a body.
+
+    Errors: `MaxMessageLengthExceeded` above the bound; `InvalidRequest` where S3 asks for a digest and there is none.
+    """
+    if not request.has_body:
+        return b""
+    if digest_required:
+        said = announced(request.headers)
+        if said.md5 is None and not said.algorithm:
+            raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+    body = open_body(request, settings)
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await body.receive():
+        size += len(piece)
+        if size > DOCUMENT_SIZE_MAX:
+            raise S3Error("MaxMessageLengthExceeded", f"The request's document exceeds {DOCUMENT_SIZE_MAX} bytes.")
+        body.digest(piece)
+        pieces.append(piece)
+    body.finish()
+    return b"".join(pieces)
+
+
+class PartDigests:
+    """Hashes bytes that come from a stored object, as a part's body would be hashed."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._digests = BodyDigests(checksums={upload.checksum: None} if upload.checksum else {})
+        self.update = self._digests.update
+
+    def digested(self) -> Digested:
+        """Return the part's ETag and checksum."""
+        found = self._digests.finish()
+        return Digested(found.md5_hex, Checksums("FULL_OBJECT", found.checksums))

@@ -1,0 +1,94 @@
+"""CopyObject and UploadPartCopy: the source's name, conditions and range. Knows no chunks."""
+
+from __future__ import annotations
+
+from meshhold.errors import NoSuchObjectError
+from meshhold.model.entry import Checksums, ObjectVersion
+from meshhold.model.grant import Permission
+from meshhold.s3.body import PartDigests
+from meshhold.s3.conditions import iso_date, judge_read, read_conditions, write_condition
+from meshhold.s3.door import Door
+from meshhold.s3.errors import S3Error
+from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.gets import check_version
+from meshhold.s3.multipart import part_number
+from meshhold.s3.options import check_options, stored_headers, user_metadata
+from meshhold.s3.query import decode_key, parse_query
+from meshhold.s3.ranges import parse_copy_range
+from meshhold.s3.xml import document, tag
+from meshhold.store.contract import Metadata
+from meshhold.store.directory import Bucket
+
+
+async def copy_object(door: Door, request: Request) -> Response:
+    """Make one object from another, with the source's metadata or (`REPLACE`) the request's."""
+    bucket = door.bucket(request, Permission.WRITE)
+    check_options(request)
+    source_bucket, source_key, source = await _find_source(door, request)
+    directive = request.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
+    if directive not in (b"COPY", b"REPLACE"):
+        raise S3Error("InvalidArgument", "Unknown metadata directive: use COPY or REPLACE.")
+    _check_tagging_directive(request)
+    metadata = Metadata(stored_headers(request), user_metadata(request)) if directive == b"REPLACE" else None
+    if metadata is None and bucket.id == source_bucket.id and request.key == source_key:
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the "
+            "object's metadata, storage class, website redirect location or encryption attributes.",
+        )
+    condition = write_condition(request.headers)
+    version = await door.objects.copy(source_bucket, source_key, source, bucket, request.key, metadata, condition)
+    return _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
+
+
+def _check_tagging_directive(request: Request) -> None:
+    if request.headers.get(b"x-amz-tagging-directive", b"COPY").upper() != b"COPY":
+        raise S3Error("NotImplemented", "x-amz-tagging-directive: only COPY is offered; objects have no tags.")
+
+
+async def upload_part_copy(door: Door, request: Request) -> Response:
+    """Make a part from an object or a range of it."""
+    bucket = door.bucket(request, Permission.WRITE)
+    check_options(request)
+    number = part_number(request)
+    upload_id = request.query.get("uploadId") or ""
+    upload = await door.uploads.find(bucket, request.key, upload_id)
+    source_bucket, source_key, source = await _find_source(door, request)
+    chosen = parse_copy_range(request.header(b"x-amz-copy-source-range"), source.size)
+    start, stop = (0, source.size) if chosen is None else (chosen[0], chosen[1] + 1)
+    digests = PartDigests(upload)
+    async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
+        part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)
+    return _result("CopyPartResult", part.etag, part.modified_ms, part.checksums)
+
+
+async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, ObjectVersion]:
+    """Return the object that `x-amz-copy-source` names, if the sender may read it and the conditions hold."""
+    raw = request.headers[b"x-amz-copy-source"]
+    path, _, query = raw.partition(b"?")
+    if not path.startswith(b"/"):
+        path = b"/" + path
+    name, key = decode_key(path.replace(b"+", b" ") if b"%" in path else path)
+    if not name or not key:
+        raise S3Error("InvalidArgument", "x-amz-copy-source must name a bucket and a key: /bucket/key, URL-encoded.")
+    check_version(dict(parse_query(query)).get("versionId"))
+    bucket = door.vaults.bucket(name)
+    door.access.require(request.access_key, bucket, Permission.READ)
+    try:
+        source = await door.objects.find(bucket, key)
+    except NoSuchObjectError:
+        raise S3Error("NoSuchKey", "The copy source does not exist.", fields={"Key": key.decode()}) from None
+    verdict = judge_read(read_conditions(request.headers, copy_source=True), source.etag, source.modified_ms)
+    if verdict.status != 200:
+        raise S3Error(
+            "PreconditionFailed",
+            "At least one of the pre-conditions you specified did not hold",
+            fields={"Condition": f"x-amz-copy-source-{verdict.condition}"},
+        )
+    return bucket, key, source
+
+
+def _result(root: str, etag: str, modified_ms: int, checksums: Checksums) -> Response:
+    inner = tag("LastModified", iso_date(modified_ms)) + tag("ETag", f'"{etag}"')
+    inner += "".join(tag(f"Checksum{name}", value) for name, value in checksums.values.items())
+    return xml_response(document(root, inner))

@@ -1,0 +1,132 @@
+"""GetObject and HeadObject: conditions, ranges, headers, bytes. Knows no listing and no write."""
+
+from __future__ import annotations
+
+from meshhold.errors import NoSuchObjectError
+from meshhold.model.entry import ObjectVersion
+from meshhold.model.grant import Permission
+from meshhold.s3.conditions import http_date, judge_read, read_conditions
+from meshhold.s3.door import Door
+from meshhold.s3.errors import S3Error
+from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
+from meshhold.s3.ranges import parse_range
+from meshhold.store.directory import Bucket
+
+_OVERRIDES = (
+    ("response-content-type", b"content-type"),
+    ("response-content-language", b"content-language"),
+    ("response-expires", b"expires"),
+    ("response-cache-control", b"cache-control"),
+    ("response-content-disposition", b"content-disposition"),
+    ("response-content-encoding", b"content-encoding"),
+)
+
+
+async def get_object(door: Door, request: Request) -> Response:
+    """Answer GET of an object: 200, 206, 304, or an error. The bytes stream."""
+    bucket = door.bucket(request, Permission.READ)
+    version = await _find(door, request, bucket)
+    unchanged = _check_conditions(request, version)
+    if unchanged is not None:
+        return unchanged
+    status, headers, start, stop = _select(request, version)
+
+    async def stream(sink: Sink) -> None:
+        await door.objects.send(bucket, request.key, version, start, stop, sink)
+
+    return Response(status, headers, stream=stream, length=stop - start)
+
+
+async def head_object(door: Door, request: Request) -> Response:
+    """Answer HEAD of an object as GET would, without the bytes."""
+    bucket = door.bucket(request, Permission.READ)
+    version = await _find(door, request, bucket)
+    unchanged = _check_conditions(request, version)
+    if unchanged is not None:
+        return unchanged
+    status, headers, start, stop = _select(request, version)
+    return Response(status, headers, length=stop - start)
+
+
+async def _find(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
+    """Return the version that is asked for. Who may not list learns nothing about which keys exist."""
+    check_version(request.query.get("versionId"))
+    if request.query.has("partNumber"):
+        raise S3Error("NotImplemented", "Reading an object by partNumber is not offered; use a Range header.")
+    try:
+        return await door.objects.find(bucket, request.key)
+    except NoSuchObjectError:
+        if not door.access.may(request.access_key, bucket, Permission.LIST):
+            raise S3Error("AccessDenied", "Access Denied") from None
+        raise S3Error(
+            "NoSuchKey",
+            "The specified key does not exist.",
+            fields={"Key": request.key.decode()},
+        ) from None
+
+
+def check_version(version_id: str | None) -> None:
+    """Every object is its version `null`. Errors: `NoSuchVersion` for another, `InvalidArgument` for an empty one."""
+    if version_id is None or version_id == "null":
+        return
+    if not version_id:
+        raise S3Error("InvalidArgument", "Version id cannot be the empty string")
+    raise S3Error("NoSuchVersion", "The specified version does not exist. Versioning is off: ask for `null` or none.")
+
+
+def _check_conditions(request: Request, version: ObjectVersion) -> Response | None:
+    verdict = judge_read(read_conditions(request.headers), version.etag, version.modified_ms)
+    if verdict.status == 304:
+        return Response(304, [(b"etag", b'"%b"' % version.etag.encode()), _last_modified(version)])
+    if verdict.status != 200:
+        raise S3Error(
+            "PreconditionFailed",
+            "At least one of the pre-conditions you specified did not hold",
+            fields={"Condition": verdict.condition},
+        )
+    return None
+
+
+def _select(request: Request, version: ObjectVersion) -> tuple[int, Headers, int, int]:
+    headers = object_headers(request, version)
+    chosen = parse_range(request.header(b"range"), version.size)
+    if chosen is None:
+        return 200, headers, 0, version.size
+    first, last = chosen
+    headers.append((b"content-range", b"bytes %d-%d/%d" % (first, last, version.size)))
+    return 206, headers, first, last + 1
+
+
+def _last_modified(version: ObjectVersion) -> tuple[bytes, bytes]:
+    return (b"last-modified", http_date(version.modified_ms).encode())
+
+
+def object_headers(request: Request, version: ObjectVersion) -> Headers:
+    """Return the headers that describe a version, with the request's `response-*` overrides.
+
+    Errors: `InvalidRequest` for overrides on a request without a signature, as in S3.
+    """
+    stored = {name.encode(): encode_header(value) for name, value in version.headers.items()}
+    if request.query.pairs:
+        for parameter, overridden in _OVERRIDES:
+            wish = request.query.get(parameter)
+            if wish is not None:
+                if request.claim is None:
+                    raise S3Error(
+                        "InvalidRequest", "Request specific response headers cannot be used for anonymous GET requests."
+                    )
+                stored[overridden] = encode_header(wish)
+    headers: Headers = [
+        (b"etag", b'"%b"' % version.etag.encode()),
+        _last_modified(version),
+        (b"accept-ranges", b"bytes"),
+        *stored.items(),
+    ]
+    for name, value in version.user.items():
+        headers.append((b"x-amz-meta-" + name.encode("latin-1"), encode_header(value)))
+    if request.headers.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED" and b"range" not in request.headers:
+        for algorithm, value in version.checksums.values.items():
+            headers.append((f"x-amz-checksum-{algorithm.lower()}".encode(), value.encode()))
+        if version.checksums.values:
+            headers.append((b"x-amz-checksum-type", version.checksums.kind.encode()))
+    return headers

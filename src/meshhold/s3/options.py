@@ -1,0 +1,94 @@
+"""Request headers that change what an operation means: taken when they say what holds anyway, else refused by name.
+
+Knows no operation. Silently ignoring one of these would let a client believe in a protection that is not there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshhold.s3.errors import S3Error
+from meshhold.s3.exchange import Request
+
+_REFUSED: Final = {
+    b"x-amz-tagging": "tags",
+    b"x-amz-website-redirect-location": "website redirects",
+    b"x-amz-object-lock-mode": "object lock",
+    b"x-amz-object-lock-retain-until-date": "object lock",
+    b"x-amz-object-lock-legal-hold": "object lock",
+    b"x-amz-bucket-object-lock-enabled": "object lock",
+    b"x-amz-server-side-encryption-customer-algorithm": "SSE-C; objects are always sealed with the vault's own keys",
+    b"x-amz-server-side-encryption-customer-key": "SSE-C; objects are always sealed with the vault's own keys",
+    b"x-amz-copy-source-server-side-encryption-customer-algorithm": "SSE-C",
+    b"x-amz-server-side-encryption-aws-kms-key-id": "KMS keys; objects are always sealed with the vault's own keys",
+    b"x-amz-write-offset-bytes": "appending to an object",
+    b"x-amz-mfa": "MFA delete",
+}
+_PRIVATE_ACLS: Final = (b"private", b"bucket-owner-full-control", b"bucket-owner-read")
+_STORED: Final = (b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires")
+_USER: Final = b"x-amz-meta-"
+DEFAULT_TYPE: Final = "binary/octet-stream"
+
+
+def check_options(request: Request) -> None:
+    """Errors: `NotImplemented`, naming the header; `InvalidStorageClass`, `InvalidEncryptionAlgorithmError`."""
+    headers = request.headers
+    for name in headers:
+        if not name.startswith(b"x-amz-"):
+            continue
+        if name in _REFUSED:
+            raise S3Error("NotImplemented", f"The header {name.decode()} asks for {_REFUSED[name]}: not offered.")
+        if name.startswith(b"x-amz-grant-"):
+            raise _acl_refusal(name.decode())
+    acl = headers.get(b"x-amz-acl", b"private")
+    if acl not in _PRIVATE_ACLS:
+        raise _acl_refusal(f"x-amz-acl: {acl.decode('latin-1')}")
+    storage_class = headers.get(b"x-amz-storage-class", b"STANDARD")
+    if storage_class != b"STANDARD":
+        raise S3Error("InvalidStorageClass", "The only storage class is STANDARD; every vault chooses its own copies.")
+    encryption = headers.get(b"x-amz-server-side-encryption", b"AES256")
+    if encryption.startswith(b"aws:kms"):
+        raise S3Error("NotImplemented", "KMS is not offered; objects are always sealed (use AES256, or no header).")
+    if encryption != b"AES256":
+        raise S3Error(
+            "InvalidEncryptionAlgorithmError", "The encryption method specified is not supported; use AES256."
+        )
+
+
+def _acl_refusal(what: str) -> S3Error:
+    return S3Error(
+        "NotImplemented",
+        f"{what} is not offered: access is granted per bucket, with `meshhold s3-perm grant`.",
+    )
+
+
+def stored_headers(request: Request) -> dict[str, str]:
+    """Return the headers that come back with the object, by lowercase name.
+
+    In `Content-Encoding` the token `aws-chunked` describes the transfer and is dropped; the others are kept.
+    """
+    found = {"content-type": request.header(b"content-type") or DEFAULT_TYPE}
+    for name in _STORED:
+        value = request.header(name)
+        if value is not None and name == b"content-encoding":
+            tokens = [token.strip() for token in value.split(",")]
+            value = ",".join(token for token in tokens if token and token.lower() != "aws-chunked")
+        if value:
+            found[name.decode()] = value
+    return found
+
+
+def user_metadata(request: Request) -> dict[str, str]:
+    """Return the `x-amz-meta-*` headers, by lowercase name without the prefix."""
+    return {
+        name[len(_USER) :].decode("latin-1"): (request.header(name) or "")
+        for name in request.headers
+        if name.startswith(_USER)
+    }
+
+
+def encryption_headers(request: Request) -> list[tuple[bytes, bytes]]:
+    """Answer a request for SSE-S3 with what is true: the object is sealed."""
+    if b"x-amz-server-side-encryption" in request.headers:
+        return [(b"x-amz-server-side-encryption", b"AES256")]
+    return []

@@ -1,0 +1,32 @@
+"""PutObject. Knows neither transfer forms nor chunks: `body` reads, `store` keeps."""
+
+from __future__ import annotations
+
+from meshhold.model.entry import Checksums
+from meshhold.model.grant import Permission
+from meshhold.s3.body import open_body
+from meshhold.s3.conditions import write_condition
+from meshhold.s3.door import Door
+from meshhold.s3.exchange import Headers, Request, Response
+from meshhold.s3.options import check_options, encryption_headers, stored_headers, user_metadata
+from meshhold.store.contract import Metadata
+
+
+async def put_object(door: Door, request: Request) -> Response:
+    """Keep the body as the object; 200 says that it is durable."""
+    bucket = door.bucket(request, Permission.WRITE)
+    check_options(request)
+    condition = write_condition(request.headers)
+    body = open_body(request, door.settings)
+    metadata = Metadata(stored_headers(request), user_metadata(request))
+    version = await door.objects.put(bucket, request.key, body, metadata, condition)
+    headers: Headers = [(b"etag", b'"%b"' % version.etag.encode())]
+    return Response(200, headers + checksum_headers(version.checksums) + encryption_headers(request))
+
+
+def checksum_headers(checksums: Checksums) -> Headers:
+    """Return the checksums as an answer to a write shows them."""
+    headers = [(f"x-amz-checksum-{name.lower()}".encode(), value.encode()) for name, value in checksums.values.items()]
+    if headers:
+        headers.append((b"x-amz-checksum-type", checksums.kind.encode()))
+    return headers

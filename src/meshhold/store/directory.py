@@ -1,0 +1,217 @@
+"""Which vaults, aliases, keys and grants does this node know and can it open? Knows no objects and no HTTP.
+
+Opens what the registry's records seal, keeps the answers ready for the hot path, and writes new records: durable first,
+then visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from meshhold.crypto.identity import Identity, seal_to
+from meshhold.crypto.random import new_salt
+from meshhold.crypto.vault_keys import VaultKeys
+from meshhold.errors import ConflictError, IntegrityError
+from meshhold.index.contract import Records
+from meshhold.model.grant import Permission
+from meshhold.model.ids import AccessKeyId, VaultId
+from meshhold.model.stamp import Clock, Stamp
+from meshhold.registry.record import (
+    RECORD_SIZE_MAX,
+    Kind,
+    Record,
+    decode_record,
+    encode_record,
+    sign_by_node,
+    sign_by_vault,
+)
+from meshhold.registry.state import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A vault that this node can open. `alias` is `""` for one that S3 does not show."""
+
+    id: VaultId
+    keys: VaultKeys
+    name: str
+    alias: str
+    created_ms: int
+    replication_factor: int
+    index_replicas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """An access key as its minting node knows it."""
+
+    id: AccessKeyId
+    secret: str
+    label: str
+    created_ms: int
+    create_buckets: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFacts:
+    """What one access key may do on one vault; `secret` lets this node check the key's signatures."""
+
+    key: AccessKeyId
+    vault: VaultId
+    permissions: Permission
+    secret: str
+    label: str
+
+
+class Directory:
+    """The registry as this node can read it.
+
+    Errors: a record that does not verify at start is left out and named in `refused`.
+    """
+
+    def __init__(self, identity: Identity, records: Records, clock: Clock, now_ms: Callable[[], int]) -> None:
+        self._identity = identity
+        self._records = records
+        self._clock = clock
+        self._now_ms = now_ms
+        self._registry = Registry()
+        self.refused: list[str] = []
+        self.by_id: dict[VaultId, Bucket] = {}
+        self.by_alias: dict[str, Bucket] = {}
+        self.keys: dict[AccessKeyId, KeyFacts] = {}
+        self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
+        self.secrets: dict[AccessKeyId, str] = {}
+        for kind, key, raw in records.load_records():
+            try:
+                record = decode_record(raw)
+                self._registry.merge(record)
+                clock.observe(record.stamp)
+            except IntegrityError as error:
+                self.refused.append(f"{kind} {key}: {error.message}")
+        self._open_all()
+
+    @property
+    def identity(self) -> Identity:
+        """This node's identity."""
+        return self._identity
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 by this node's clock."""
+        return self._now_ms()
+
+    def deleted_vaults(self) -> list[VaultId]:
+        """Return the vaults whose deletion is recorded: whatever rests of them may go."""
+        return [VaultId(record.key) for record in self._registry.deleted(Kind.VAULT)]
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def next_stamp(self) -> Stamp:
+        """Return a stamp above every record known."""
+        return self._clock.tick(self._now_ms())
+
+    def vault_record(
+        self, keys: VaultKeys, kind: Kind, key: str, *, public: dict[str, Any], private: dict[str, Any]
+    ) -> Record:
+        """Return a new record signed and sealed by the vault."""
+        sealed = keys.seal_small("registry", f"{kind}/{key}".encode(), new_salt(), msgpack.packb(private))
+        return sign_by_vault(Record(kind, key, self.next_stamp(), deleted=False, public=public, private=sealed), keys)
+
+    def vault_deletion(self, keys: VaultKeys, kind: Kind, key: str) -> Record:
+        """Return the record that deletes what the vault signed."""
+        return sign_by_vault(Record(kind, key, self.next_stamp(), deleted=True, public={}, private=b""), keys)
+
+    def node_record(self, key: str, private: dict[str, Any] | None) -> Record:
+        """Return a new access key record of this node, or with None its deletion."""
+        sealed = b"" if private is None else seal_to(self._identity.node_id, msgpack.packb(private))
+        record = Record(Kind.KEY, key, self.next_stamp(), deleted=private is None, public={}, private=sealed)
+        return sign_by_node(record, self._identity)
+
+    async def write(self, *records: Record) -> None:
+        """Make the records durable together, then let every reader see them."""
+        rows: list[tuple[str, str, bytes]] = []
+        for record in records:
+            raw = encode_record(record)
+            if len(raw) > RECORD_SIZE_MAX:
+                raise ConflictError(f"{record.kind} {record.key} does not fit a record", "use shorter names")
+            rows.append((record.kind, record.key, raw))
+        await self._records.save_records(rows)
+        for record in records:
+            self._registry.merge(record)
+        self._open_all()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _open_all(self) -> None:
+        """Derive the ready answers from the records. Vaults, keys and grants are few: all of them, at each change."""
+        vaults: dict[VaultId, Bucket] = {}
+        for record in self._registry.live(Kind.MEMBER):
+            vault = VaultId(record.scope)
+            if record.key == f"{vault}/{self._identity.node_id}" and "secret" in record.public:
+                bucket = self._open_vault(vault, self._identity.open_sealed(record.public["secret"]))
+                if bucket is not None:
+                    vaults[vault] = bucket
+        self.by_id = vaults
+        self.by_alias = self._settle_aliases(vaults)
+        self.keys = {key.id: key for key in map(self._open_key, self._registry.live(Kind.KEY)) if key is not None}
+        self.grants = {}
+        for record in self._registry.live(Kind.GRANT):
+            opened = vaults.get(VaultId(record.scope))
+            if opened is not None:
+                grant = _open_grant(record, opened)
+                self.grants[grant.key, grant.vault] = grant
+        self.secrets = {grant.key: grant.secret for grant in self.grants.values() if grant.secret}
+        self.secrets.update({key.id: key.secret for key in self.keys.values()})
+
+    def _open_vault(self, vault: VaultId, secret: bytes) -> Bucket | None:
+        record = self._registry.get(Kind.VAULT, vault)
+        if record is None:
+            return None
+        keys = VaultKeys(secret)
+        facts = _open_private(record, keys)
+        alias = self._registry.get(Kind.ALIAS, vault)
+        return Bucket(
+            id=vault,
+            keys=keys,
+            name=facts["name"],
+            alias=_open_private(alias, keys)["alias"] if alias is not None else "",
+            created_ms=facts["created_ms"],
+            replication_factor=record.public["replication_factor"],
+            index_replicas=tuple(record.public["index_replicas"]),
+        )
+
+    def _settle_aliases(self, vaults: dict[VaultId, Bucket]) -> dict[str, Bucket]:
+        """Give each alias to its oldest claim, so that a later claim made elsewhere never swaps a bucket's content."""
+        claims = []
+        for vault, bucket in vaults.items():
+            record = self._registry.get(Kind.ALIAS, vault)
+            if record is not None and bucket.alias:
+                claims.append((record.stamp, bucket))
+        owners: dict[str, Bucket] = {}
+        for _, bucket in sorted(claims, key=lambda claim: claim[0]):
+            owners.setdefault(bucket.alias, bucket)
+        return owners
+
+    def _open_key(self, record: Record) -> KeyFacts | None:
+        if record.public.get("node") != self._identity.node_id:
+            return None
+        facts = msgpack.unpackb(self._identity.open_sealed(record.private))
+        return KeyFacts(
+            AccessKeyId(record.key), facts["secret"], facts["label"], facts["created_ms"], facts["create_buckets"]
+        )
+
+
+def _open_private(record: Record, keys: VaultKeys) -> dict[str, Any]:
+    opened: dict[str, Any] = msgpack.unpackb(
+        keys.open_small("registry", f"{record.kind}/{record.key}".encode(), record.private)
+    )
+    return opened
+
+
+def _open_grant(record: Record, bucket: Bucket) -> GrantFacts:
+    facts = _open_private(record, bucket.keys)
+    key = AccessKeyId(record.key.split("/", 1)[0])
+    return GrantFacts(key, bucket.id, Permission(facts["permissions"]), facts["secret"], facts["label"])

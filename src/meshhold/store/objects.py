@@ -1,0 +1,216 @@
+"""Objects: put, find, send, copy, delete. Knows neither HTTP nor where chunks rest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from meshhold.crypto.random import new_salt
+from meshhold.errors import MetadataTooLargeError, NoSuchObjectError, TooLargeError
+from meshhold.model.entry import ObjectVersion, Space, Value
+from meshhold.replication.reader import ChunkReader, Sink
+from meshhold.replication.registers import Change, Registers, Write
+from meshhold.replication.tasks import open_tasks
+from meshhold.replication.writer import ChunkWriter
+from meshhold.sealing.content import Content, PartRow, open_content, seal_content
+from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
+from meshhold.store.directory import Bucket
+from meshhold.store.renewal import Renewal
+
+METADATA_SIZE_MAX: Final = (
+    8 * 1024
+)  # S3 allows 2 KiB of user metadata; all headers together stay within one page or two
+COPY_SIZE_MAX: Final = 5 * 2**30  # S3's limit for CopyObject; larger objects are copied by parts
+
+
+class Objects:
+    """The objects of the vaults that this node can open.
+
+    Resources: borrows its collaborators; closes nothing.
+    """
+
+    def __init__(
+        self,
+        registers: Registers,
+        writer: ChunkWriter,
+        reader: ChunkReader,
+        renewal: Renewal,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._registers = registers
+        self._writer = writer
+        self._reader = reader
+        self._renewal = renewal
+        self._now_ms = now_ms
+
+    async def put(
+        self, bucket: Bucket, key: bytes, body: Body, metadata: Metadata, condition: WriteCondition = ALWAYS
+    ) -> ObjectVersion:
+        """Keep the body as the object, durable and visible when this returns; replaces what was there.
+
+        Errors: what the body raises; what the condition raises (checked first, so that a doomed upload ends early, and
+        again with the write itself); `UnavailableError`. After an error the earlier object is untouched.
+        """
+        check_metadata(metadata)
+        if condition is not ALWAYS:
+            condition.check(await self._current(bucket, key))
+        written = await self._writer.write(bucket.keys, body)
+        digested = body.finish()
+        version = ObjectVersion(
+            size=written.size,
+            etag=digested.etag,
+            modified_ms=self._now_ms(),
+            content=seal_content(bucket.keys, key, new_salt(), written.content),
+            headers=metadata.headers,
+            user=metadata.user,
+            checksums=digested.checksums,
+        )
+        return await self.commit(bucket, key, version, condition)
+
+    async def commit(
+        self, bucket: Bucket, key: bytes, version: ObjectVersion, condition: WriteCondition
+    ) -> ObjectVersion:
+        """Make a version whose chunks are durable the current one, if the condition holds at that moment."""
+
+        def decide(current: Value | None) -> Change:
+            condition.check(current)
+            return Write(version)
+
+        await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
+        return version
+
+    async def find(self, bucket: Bucket, key: bytes) -> ObjectVersion:
+        """Return the current version. Errors: `NoSuchObjectError`."""
+        entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
+        if entry is None or not isinstance(entry.value, ObjectVersion):
+            raise NoSuchObjectError("no object has this key")
+        return entry.value
+
+    async def _current(self, bucket: Bucket, key: bytes) -> Value | None:
+        entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
+        return None if entry is None else entry.value
+
+    async def send(self, bucket: Bucket, key: bytes, version: ObjectVersion, start: int, stop: int, sink: Sink) -> None:
+        """Hand bytes `start` to `stop` of the version to the sink; see `ChunkReader.copy`."""
+        content = open_content(bucket.keys, key, version.content)
+        await self._reader.copy(bucket.keys, content, start, stop, sink)
+
+    async def parts(self, bucket: Bucket, key: bytes, version: ObjectVersion) -> list[PartRow]:
+        """Return the parts that the object was uploaded in; empty for one that came in one piece."""
+        return await self.parts_of(bucket, open_content(bucket.keys, key, version.content))
+
+    async def parts_of(self, bucket: Bucket, content: Content) -> list[PartRow]:
+        """Return the part table of an opened content."""
+        return await self._reader.part_table(bucket.keys, content)
+
+    async def delete(self, bucket: Bucket, key: bytes, condition: WriteCondition = ALWAYS) -> None:
+        """Remove the object; removing what is not there succeeds, as in S3, unless a condition asks for it."""
+
+        def decide(current: Value | None) -> Change:
+            condition.check(current)
+            return Write(None)
+
+        await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
+
+    async def copy(
+        self,
+        source_bucket: Bucket,
+        source_key: bytes,
+        source: ObjectVersion,
+        bucket: Bucket,
+        key: bytes,
+        metadata: Metadata | None,
+        condition: WriteCondition = ALWAYS,
+    ) -> ObjectVersion:
+        """Make the source version the object `key`; with `metadata` None its own metadata comes along.
+
+        Within a vault no byte moves: the new entry refers to the same chunks, renewed first. Between vaults the bytes
+        are opened and sealed anew. The ETag and checksums stay the source's.
+        Errors: `TooLargeError` above 5 GiB; what the condition raises.
+        """
+        if source.size > COPY_SIZE_MAX:
+            raise TooLargeError(f"the source has {source.size} bytes; CopyObject takes up to 5 GiB", "copy it by parts")
+        if metadata is not None:
+            check_metadata(metadata)
+        content = await self._copy_content(source_bucket, source_key, source, bucket)
+        version = replace(
+            source,
+            modified_ms=self._now_ms(),
+            content=seal_content(bucket.keys, key, new_salt(), content),
+            headers=source.headers if metadata is None else metadata.headers,
+            user=source.user if metadata is None else metadata.user,
+        )
+        return await self.commit(bucket, key, version, condition)
+
+    async def _copy_content(
+        self, source_bucket: Bucket, source_key: bytes, source: ObjectVersion, bucket: Bucket
+    ) -> Content:
+        content = open_content(source_bucket.keys, source_key, source.content)
+        if content.inline is not None:
+            return content
+        if source_bucket.id == bucket.id:
+            await self._renewal.renew(bucket.keys, content)
+            return content
+        parts = await self._reader.part_table(source_bucket.keys, content)
+        async with self.open_range(source_bucket, source_key, source, 0, source.size) as body:
+            written = await self._writer.write(bucket.keys, body)
+        return await self._writer.with_parts(bucket.keys, written.content, parts)
+
+    @asynccontextmanager
+    async def open_range(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        version: ObjectVersion,
+        start: int,
+        stop: int,
+        digest: Callable[[bytes], None] | None = None,
+    ) -> AsyncIterator[RangeSource]:
+        """Offer bytes `start` to `stop` of a version as a source for a writer; at most two chunks are in memory.
+
+        `digest` hashes them on the way; without it nothing does, since opened chunks are verified already.
+        """
+        send, receive = trio.open_memory_channel[bytes](0)
+
+        async def pump() -> None:
+            async with send:
+                await self.send(bucket, key, version, start, stop, send.send)
+
+        async with open_tasks() as nursery:
+            nursery.start_soon(pump)
+            async with receive:
+                yield RangeSource(receive, digest)
+
+
+class RangeSource:
+    """Bytes that come from an object of ours."""
+
+    def __init__(self, pieces: trio.MemoryReceiveChannel[bytes], digest: Callable[[bytes], None] | None) -> None:
+        self._pieces = pieces
+        self._digest = digest
+
+    async def receive(self) -> bytes:
+        """Return the next piece, `b""` at the end."""
+        try:
+            return await self._pieces.receive()
+        except trio.EndOfChannel:
+            return b""
+
+    def digest(self, block: bytes) -> None:
+        """Hash a block, if somebody wants it hashed."""
+        if self._digest is not None:
+            self._digest(block)
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Errors: `MetadataTooLargeError` beyond 2 KiB of user metadata (as S3) or 8 KiB in all."""
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in metadata.user.items())
+    total = size + sum(len(name) + len(value) for name, value in metadata.headers.items())
+    if size > 2048 or total > METADATA_SIZE_MAX:
+        raise MetadataTooLargeError(
+            f"user metadata has {size} bytes, all headers {total}", f"use at most 2,048 and {METADATA_SIZE_MAX}"
+        )

@@ -1,0 +1,212 @@
+"""Vaults as people handle them: create, find, name, show, delete. Knows neither S3 nor signatures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from meshhold.chunkstore.contract import ChunkStore
+from meshhold.crypto.identity import seal_to
+from meshhold.crypto.random import new_secret
+from meshhold.crypto.vault_keys import VaultKeys
+from meshhold.errors import (
+    AliasTakenError,
+    BucketNotEmptyError,
+    ConflictError,
+    InvalidError,
+    NoSuchBucketError,
+    NoSuchVaultError,
+)
+from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
+from meshhold.registry.record import Kind
+from meshhold.replication.blocking import RunBlocking
+from meshhold.replication.registers import Registers
+from meshhold.store.directory import Bucket, Directory
+
+NAME_LENGTH_MAX = 128
+FACTOR_MAX = 16  # more copies than any mesh this is made for has reliable machines
+
+
+@dataclass(frozen=True, slots=True)
+class VaultView:
+    """What people see of a vault; `bytes` are plaintext bytes of live objects."""
+
+    id: str
+    name: str
+    alias: str
+    created_ms: int
+    replication_factor: int
+    objects: int
+    bytes: int
+    index_replicas: tuple[str, ...]
+
+
+class Vaults:
+    """The vaults that this node is trusted in.
+
+    Resources: borrows its collaborators; closes nothing.
+    """
+
+    def __init__(
+        self, directory: Directory, registers: Registers, chunks: ChunkStore, run_blocking: RunBlocking
+    ) -> None:
+        self._directory = directory
+        self._registers = registers
+        self._chunks = chunks
+        self._run_blocking = run_blocking
+        self._changes = trio.Lock()
+
+    async def create(self, name: str, *, replication_factor: int = 3, alias: str = "") -> VaultView:
+        """Make a vault with fresh keys, durable when this returns.
+
+        Errors: `InvalidError` for a name or factor out of range, `AliasTakenError`.
+        """
+        _check_name(name)
+        if not 1 <= replication_factor <= FACTOR_MAX:
+            raise InvalidError(f"replication factor {replication_factor} is out of range", f"use 1 to {FACTOR_MAX}")
+        async with self._changes:
+            if alias:
+                self._check_alias(alias, VaultId(""))
+            if any(bucket.name == name for bucket in self._directory.by_id.values()):
+                raise ConflictError(f"a vault named {name!r} exists", "choose another name")
+            vault = await self._write_new(name, replication_factor, alias)
+            return self._view(self._directory.by_id[vault])
+
+    async def _write_new(self, name: str, replication_factor: int, alias: str) -> VaultId:
+        directory = self._directory
+        secret = new_secret()
+        keys = VaultKeys(secret)
+        node = directory.identity.node_id
+        public = {"replication_factor": replication_factor, "index_replicas": [node]}
+        private = {"name": name, "created_ms": directory.now_ms()}
+        role = {"role": "trusted", "secret": seal_to(node, secret)}
+        records = [
+            directory.vault_record(keys, Kind.VAULT, keys.vault_id, public=public, private=private),
+            directory.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=role, private={}),
+        ]
+        if alias:
+            records.append(directory.vault_record(keys, Kind.ALIAS, keys.vault_id, public={}, private={"alias": alias}))
+        await directory.write(*records)
+        return keys.vault_id
+
+    def views(self) -> list[VaultView]:
+        """Return all vaults by name."""
+        return [self._view(bucket) for bucket in sorted(self._directory.by_id.values(), key=lambda b: (b.name, b.id))]
+
+    def view(self, reference: str) -> VaultView:
+        """Return one vault by unique id prefix, name or alias."""
+        return self._view(self.find(reference))
+
+    def find(self, reference: str) -> Bucket:
+        """Return the one vault that `reference` names: an id or unique prefix of it, a name, or an alias.
+
+        Errors: `NoSuchVaultError`; `InvalidError` when several match.
+        """
+        buckets = self._directory.by_id.values()
+        exact = [b for b in buckets if reference in (b.id, b.name, b.alias)] if reference else []
+        found = exact or [b for b in buckets if reference and b.id.startswith(reference)]
+        if not found:
+            raise NoSuchVaultError(f"no vault is called {reference!r}", "see `meshhold vault list`")
+        if len(found) > 1:
+            names = ", ".join(f"{b.name} ({short_id(b.id)})" for b in found)
+            raise InvalidError(f"{reference!r} names several vaults: {names}", "use a longer prefix of the id")
+        return found[0]
+
+    def bucket(self, alias: str) -> Bucket:
+        """Return the vault behind an S3 bucket name. Errors: `NoSuchBucketError`."""
+        bucket = self._directory.by_alias.get(alias)
+        if bucket is None:
+            raise NoSuchBucketError(f"no vault carries the alias {alias!r}", "see `meshhold vault s3-alias`")
+        return bucket
+
+    def known_alias(self, alias: str) -> Bucket | None:
+        """Return the vault that carries an alias, or None."""
+        return self._directory.by_alias.get(alias)
+
+    async def set_alias(self, reference: str, alias: str) -> VaultView:
+        """Let S3 show the vault as bucket `alias`; `""` hides it. A vault carries at most one alias.
+
+        Errors: `InvalidError` for a name that S3 does not allow, `AliasTakenError`.
+        """
+        async with self._changes:
+            bucket = self.find(reference)
+            keys = bucket.keys
+            if alias:
+                self._check_alias(alias, bucket.id)
+            if alias == bucket.alias:
+                return self._view(bucket)
+            if alias:
+                record = self._directory.vault_record(keys, Kind.ALIAS, bucket.id, public={}, private={"alias": alias})
+            else:
+                record = self._directory.vault_deletion(keys, Kind.ALIAS, bucket.id)
+            await self._directory.write(record)
+            return self._view(self._directory.by_id[bucket.id])
+
+    async def delete(self, reference: str, *, force: bool = False) -> None:
+        """Delete the vault, its grants and its alias; its objects and chunks go with it.
+
+        Errors: `BucketNotEmptyError` while it holds objects or uploads, unless `force`.
+        """
+        async with self._changes:
+            bucket = self.find(reference)
+            if not force and await self._holds_anything(bucket):
+                raise BucketNotEmptyError(
+                    f"vault {bucket.name!r} holds objects or unfinished uploads", "delete them first, or use --force"
+                )
+            directory = self._directory
+            gone = [
+                directory.vault_deletion(bucket.keys, Kind.GRANT, f"{grant.key}/{bucket.id}")
+                for grant in directory.grants.values()
+                if grant.vault == bucket.id
+            ]
+            gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))
+            gone.append(directory.vault_deletion(bucket.keys, Kind.VAULT, bucket.id))
+            await directory.write(*gone)
+            await self._drop(bucket.id)
+
+    async def drop_deleted(self) -> None:
+        """Finish deletions that a crash interrupted between the record and the data."""
+        for vault in self._directory.deleted_vaults():
+            await self._drop(vault)
+
+    async def _drop(self, vault: VaultId) -> None:
+        await self._registers.drop_vault(vault)
+        await self._run_blocking(self._chunks.drop_vault, vault)
+
+    async def _holds_anything(self, bucket: Bucket) -> bool:
+        return self._registers.counts(bucket.id).objects > 0
+
+    def _check_alias(self, alias: str, vault: VaultId) -> None:
+        check_bucket_name(alias)
+        owner = self._directory.by_alias.get(alias)
+        if owner is not None and owner.id != vault:
+            raise AliasTakenError(
+                f"alias {alias!r} belongs to vault {owner.name!r} ({short_id(owner.id)})",
+                'choose another alias, or clear that one with `meshhold vault s3-alias VAULT ""`',
+            )
+
+    def granted(self, key: AccessKeyId) -> list[Bucket]:
+        """Return the buckets that S3 shows to an access key, by alias."""
+        granted = {vault for (holder, vault) in self._directory.grants if holder == key}
+        return [b for alias, b in sorted(self._directory.by_alias.items()) if b.id in granted]
+
+    def _view(self, bucket: Bucket) -> VaultView:
+        counts = self._registers.counts(bucket.id)
+        return VaultView(
+            id=bucket.id,
+            name=bucket.name,
+            alias=bucket.alias,
+            created_ms=bucket.created_ms,
+            replication_factor=bucket.replication_factor,
+            objects=counts.objects,
+            bytes=counts.bytes,
+            index_replicas=tuple(short_id(node) for node in bucket.index_replicas),
+        )
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable() or name.strip() != name:
+        raise InvalidError(
+            f"vault name {name!r} is not usable", f"use 1 to {NAME_LENGTH_MAX} printable characters, no space around"
+        )
