@@ -352,7 +352,7 @@ def test_quickstart_from_nothing(fake_run: FakeNode, home: Path, typed: Typed) -
         "AWS_ENDPOINT_URL": "http://127.0.0.1:3900",
         "AWS_DEFAULT_REGION": "meshhold",
     }
-    assert re.search(r"^aws s3 ", out, re.MULTILINE)
+    assert re.search(r"aws s3 cp - s3://my-bucket/", out)
     assert fake_run.grant_views[key.access_key_id, vault.id].permissions == "read,write"
     assert not (home / quickstart_module.MARKER).exists()
 

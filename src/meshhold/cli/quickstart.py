@@ -103,7 +103,7 @@ def welcome_lines(config: Config) -> list[str]:
         f"export AWS_SECRET_ACCESS_KEY={key['secret_access_key']}",
         f"export AWS_ENDPOINT_URL={endpoint}",
         f"export AWS_DEFAULT_REGION={status['region']}",
-        f"aws s3 cp README.md s3://{BUCKET}/ && aws s3 ls s3://{BUCKET}/",
+        f"echo hello | aws s3 cp - s3://{BUCKET}/hello.txt && aws s3 ls s3://{BUCKET}/",
         "",
         "Ctrl-C stops the node; the same command starts it again with its data.",
     ]
