@@ -358,7 +358,7 @@ def test_quickstart_from_nothing(fake_run: FakeNode, home: Path, typed: Typed) -
 
 
 def test_quickstart_again_keeps_the_node_and_says_how_to_mint_a_key(
-    fake_run: FakeNode, tmp_path: Path, typed: Typed
+    fake_run: FakeNode, tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "elsewhere"
     typed("quickstart", "--home", str(folder))
@@ -368,6 +368,8 @@ def test_quickstart_again_keeps_the_node_and_says_how_to_mint_a_key(
     assert exports(out) == {}
     assert f"meshhold s3-key add --label another --config {folder}/config.yaml" in out
     assert "s3-perm grant ACCESS_KEY_ID my-bucket rw" in out
+    monkeypatch.setenv("MESHHOLD_HOME", str(folder))  # which the other terminal may not have
+    assert f"--config {folder}/config.yaml" in typed("quickstart")[1]
     assert (fake_run.vaults, fake_run.key_views) == before
 
 

@@ -20,7 +20,7 @@ from meshhold.cli.daemon import serve
 from meshhold.cli.logs import start_logging
 from meshhold.cli.new_node import create_node, sync_folder, write_durably
 from meshhold.cli.session import command_line
-from meshhold.config import Config, default_home, load_config
+from meshhold.config import Config, default_config_path, default_home, load_config
 from meshhold.config.places import CONFIG_NAME, control_socket
 from meshhold.config.settings import NODE_LISTEN_DEFAULT, S3_LISTEN_DEFAULT
 from meshhold.errors import MeshHoldError
@@ -111,14 +111,15 @@ def welcome_lines(config: Config) -> list[str]:
 
 def _again_lines(config: Config, endpoint: str, vaults: list[dict[str, Any]]) -> list[str]:
     buckets = ", ".join(v["alias"] for v in vaults if v["alias"]) or "none yet"
+    plain = default_config_path({})  # another terminal need not have this one's environment
     target = next((v["alias"] for v in vaults if v["alias"]), "VAULT")
     return [
         "",
         f"MeshHold serves S3 at {endpoint}  (region {config.s3.region}, path-style, buckets: {buckets})",
         "Secrets are shown once. To mint another key, in another terminal:",
         "",
-        f"  {command_line(config.path, 's3-key', 'add', '--label', 'another')}",
-        f"  {command_line(config.path, 's3-perm', 'grant', 'ACCESS_KEY_ID', target, 'rw')}",
+        f"  {command_line(config.path, 's3-key', 'add', '--label', 'another', default=plain)}",
+        f"  {command_line(config.path, 's3-perm', 'grant', 'ACCESS_KEY_ID', target, 'rw', default=plain)}",
         "",
         "Ctrl-C stops the node.",
     ]

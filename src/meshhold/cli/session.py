@@ -67,10 +67,13 @@ class Session:
             people()
 
 
-def command_line(config_path: Path, *words: str) -> str:
-    """Return the command, ready to paste, that runs this program's `words` on the node of `config_path`."""
+def command_line(config_path: Path, *words: str, default: Path | None = None) -> str:
+    """Return the command, ready to paste, that runs this program's `words` on the node of `config_path`.
+
+    `default` is the configuration that it would read by itself: here, unless another terminal is meant.
+    """
     program = "meshhold" if shutil.which("meshhold") else _own_path()
-    place = [] if config_path == default_config_path() else ["--config", str(config_path)]
+    place = [] if config_path == (default or default_config_path()) else ["--config", str(config_path)]
     return shlex.join([program, *words, *place])
 
 
