@@ -175,6 +175,8 @@ class S3App:
             request.signing_key = self._signing_keys.get(claim.access_key_id, secret, claim.scope_date, claim.region)
             verify(claim, head, request.signing_key, scope["server"][1] if scope["server"] else None)
             request.claim = claim
+            if claim.presigned:  # what a signer moved into the URL counts as the headers that it stands for
+                request.headers = _hoisted(request) | request.headers
             request.access_key = AccessKeyId(claim.access_key_id)
         return request
 
@@ -240,6 +242,10 @@ class S3App:
 
 class _CutShort(Exception):  # noqa: N818 -- never caught by name: it makes hypercorn close the connection
     """An answer failed after its first byte."""
+
+
+def _hoisted(request: Request) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in request.query.hoisted().items()}
 
 
 def _check_framing(raw: list[tuple[bytes, bytes]], by_name: dict[bytes, bytes]) -> None:
