@@ -1,8 +1,8 @@
 """Linearizable reads and changes of registers, as the use-cases see them. Knows ballots, not HTTP, chunks or SQL.
 
 A change is a round: prepare, look at what is there, decide, accept. The decision is a pure function of the current
-value and may be asked again when another node was faster; the op id in each entry keeps a repeated change from happening
-twice.
+value and may be asked again when another node was faster; the op id in each entry keeps a repeated change from taking
+effect twice.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Changed(NamedTuple):
 class _Sent(NamedTuple):
     """Accepts that went out and were refused somewhere: their effect is known only from a later look at the register.
 
-    `base_generation` is that of the first, the oldest on which the op can have taken effect; the rest is the last one's.
+    `base_generation` is the first one's, the oldest on which the op can have taken effect; the rest is the last one's.
     """
 
     base_generation: int
@@ -172,8 +172,8 @@ class Registers:
     async def _settle(self, name: Register, ballot: Stamp, answer: Answer, sent: _Sent | None) -> bool:
         """Make sure that a majority holds what `answer` shows; return False if the round was overtaken meanwhile.
 
-        What a majority holds already needs no write, unless an earlier accept of ours may still sit on a minority, where
-        a later round would find it and take it for the highest.
+        What a majority holds already needs no write, unless an earlier accept of ours may still sit on a minority,
+        where a later round would find it and take it for the highest.
         """
         seen = judge((answer,), _REPLICAS)
         if answer.entry is None or (sent is None and seen is not None and seen.chosen):

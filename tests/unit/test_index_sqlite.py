@@ -1,0 +1,228 @@
+"""What is particular to the SQLite index: plans, costs, files, migrations, checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from meshhold.errors import IntegrityError, UnknownFormatError
+from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.migrations import APPLICATION_ID, MIGRATIONS, check_schema, migrate
+from meshhold.index.pace import CHEAP_S, CommitPace
+from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek, end_of_prefix
+from meshhold.index.sqlite import SqliteIndex, open_index
+from meshhold.model.entry import Space
+from meshhold.model.ids import VaultId
+from meshhold.model.stamp import Stamp
+
+VAULT = VaultId("a" * 32)
+BALLOT = Stamp(1, b"nodenode")
+SAVE = "INSERT INTO register VALUES(1, 0, ?, x'00', ?, 1, 'e', 1, '', ?)"
+
+
+async def save(index: SqliteIndex, key: bytes, entry: bytes = b"entry") -> None:
+    await index.save(VAULT, Space.OBJECTS, key, Row(BALLOT, entry), Listed(key, len(entry), "e", 1, ""))
+
+
+def plan_of(index: SqliteIndex, statement: str) -> str:
+    arguments = {"vault": 1, "space": 0, "start": b"", "end": b"", "limit": 1}
+    return " / ".join(row[3] for row in index._reader.execute(f"EXPLAIN QUERY PLAN {statement}", arguments))
+
+
+@pytest.mark.parametrize(
+    ("query", "seek"),
+    [(LIST, "COVERING INDEX register_listing"), (FIRST, "COVERING INDEX register_listing"), (SCAN, "PRIMARY KEY")],
+)
+async def test_every_page_is_one_seek_without_sorting(query: Query, seek: str) -> None:
+    async with open_index(None) as index:
+        for statement in query.forms():
+            plan = plan_of(index, statement)
+            assert seek in plan
+            assert "key>" in plan
+            assert "B-TREE" not in plan
+            assert "SCAN" not in plan
+
+
+def steps_of(index: SqliteIndex, after: bytes, prefix: bytes) -> tuple[int, int]:
+    """Return (rows, virtual machine steps in tens) of one page."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    index._reader.set_progress_handler(count, 10)
+    page = index.list_keys(VAULT, after, prefix, 100)
+    first = index.first_key(VAULT, after, prefix)
+    index._reader.set_progress_handler(None, 0)
+    assert first is not None
+    return len(page), steps
+
+
+async def fill(index: SqliteIndex, live: int) -> None:
+    """Store `live` objects, each followed by a tombstone."""
+    await save(index, b"k")
+    rows = [(b"k%07d" % number, 1 - number % 2, b"x") for number in range(2 * live)]
+    index._writer.executemany(SAVE, rows)
+
+
+async def test_a_page_costs_the_same_in_a_large_vault_full_of_tombstones() -> None:
+    costs = []
+    for live in (1_000, 20_000):
+        async with open_index(None) as index:
+            await fill(index, live)
+            costs.append(steps_of(index, b"k%07d" % live, b"k"))
+    assert costs[0][0] == costs[1][0] == 100
+    assert costs[1][1] <= costs[0][1] * 1.05 + 2
+
+
+def test_a_prefix_ends_before_the_next_one() -> None:
+    assert end_of_prefix(b"") is None
+    assert end_of_prefix(b"\xff\xff") is None
+    assert end_of_prefix(b"a\xff") == b"b"
+    assert end_of_prefix(b"ab") == b"ac"
+
+
+def test_a_seek_before_the_prefix_begins_at_it() -> None:
+    seek = Seek(b"m", after=b"a")
+    assert (seek.start, seek.strict, seek.end) == (b"m", False, b"n")
+    seek = Seek(b"m", after=b"m1")
+    assert (seek.start, seek.strict) == (b"m1", True)
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
+async def test_its_files_are_for_the_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    async with open_index(path) as index:
+        await save(index, b"key")
+        modes = modes_in(tmp_path)
+    assert modes == {"index.db": 0o600, "index.db-wal": 0o600, "index.db-shm": 0o600}
+
+
+async def test_a_clean_close_leaves_one_file_with_everything_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    async with open_index(path) as index:
+        await save(index, b"key")
+    assert list(modes_in(tmp_path)) == ["index.db"]
+    async with open_index(path) as index:
+        assert index.load(VAULT, Space.OBJECTS, b"key") == Row(BALLOT, b"entry")
+        assert index.counts(VAULT) == Counts(1, 5)
+        await save(index, b"key 2")
+        assert index.counts(VAULT) == Counts(2, 10)
+
+
+async def test_every_commit_is_synced(tmp_path: Path) -> None:
+    async with open_index(tmp_path / "index.db") as index:
+        (level,) = index._writer.execute("PRAGMA synchronous").fetchone()
+        (journal,) = index._writer.execute("PRAGMA journal_mode").fetchone()
+    assert (level, journal) == (2, "wal")
+
+
+async def test_the_log_stays_bounded_under_steady_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshhold.index.checkpoints.PAGES_MAX", 64)
+    path = tmp_path / "index.db"
+    async with open_index(path) as index:
+        for number in range(300):
+            await save(index, b"%d" % number, bytes(4_000))
+            await trio.testing.wait_all_tasks_blocked()
+        log = (tmp_path / "index.db-wal").stat().st_size
+        assert index.counts(VAULT).objects == 300
+    assert log < 4 * 64 * 4_096, "300 rows would fill more than 1,000 pages"
+
+
+async def test_a_point_read_keeps_no_snapshot_that_would_hold_the_log(tmp_path: Path) -> None:
+    async with open_index(tmp_path / "index.db") as index:
+        await save(index, b"key")
+        index.load(VAULT, Space.OBJECTS, b"key")
+        index.first_key(VAULT, b"", b"")
+        busy, _, _ = index._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert busy == 0
+
+
+# -- migrations -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    async with open_index(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(UnknownFormatError, match=r"schema 99.*up to"):
+        async with open_index(path):
+            pytest.fail("a newer file must not open")
+    assert path.read_bytes() == before
+
+
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA application_id = 42")
+        connection.execute("CREATE TABLE theirs(x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(UnknownFormatError, match="0x2a"):
+        async with open_index(path):
+            pytest.fail("a foreign file must not open")
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    path.write_bytes(b"not a database, but long enough to be taken for one " * 100)
+    with pytest.raises(IntegrityError, match=r"index\.db"):
+        async with open_index(path):
+            pytest.fail("garbage must not open")
+
+
+def test_each_migration_runs_once_from_any_older_version() -> None:
+    steps = (*MIGRATIONS, ("ALTER TABLE setting ADD COLUMN note TEXT",))
+    for version in range(len(steps) + 1):
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        if version:
+            migrate(connection, steps[:version])
+        assert migrate(connection, steps) == len(steps) - version
+        assert migrate(connection, steps) == 0
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(setting)")]
+        assert columns == ["name", "value", "note"]
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        connection.close()
+
+
+def test_a_migration_that_fails_leaves_the_older_schema_whole() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection)
+    broken = (*MIGRATIONS, ("CREATE TABLE half(x)", "CREATE TABLE half(x)"))
+    with pytest.raises(sqlite3.OperationalError, match="half"):
+        migrate(connection, broken)
+    check_schema(connection, "memory")
+    assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+    connection.close()
+
+
+# -- pace -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_quick_disk_commits_on_the_loop() -> None:
+    pace = CommitPace()
+    pace.note(CHEAP_S / 2, 1.0)
+    assert pace.on_loop(1.0)
+
+
+def test_a_slow_commit_keeps_the_loop_free_for_fifty_times_as_long() -> None:
+    pace = CommitPace()
+    assert pace.on_loop(0.0), "the first commit is the measurement"
+    pace.note(0.02, 1.0)
+    assert not pace.on_loop(1.99)
+    assert pace.on_loop(2.01)
