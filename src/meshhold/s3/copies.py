@@ -23,7 +23,7 @@ from meshhold.store.directory import Bucket
 async def copy_object(door: Door, request: Request) -> Response:
     """Make one object from another, with the source's metadata or (`REPLACE`) the request's."""
     bucket = door.bucket(request, Permission.WRITE)
-    check_options(request)
+    check_options(request, public=door.is_public(bucket))
     source_bucket, source_key, source = await _find_source(door, request)
     directive = request.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
     if directive not in (b"COPY", b"REPLACE"):

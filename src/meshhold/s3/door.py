@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshhold.model.grant import Permission
+from meshhold.model.ids import ANONYMOUS
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
 from meshhold.store.access import Access
@@ -25,8 +26,8 @@ class Settings:
     """The door's own settings. Sizes in bytes, times in seconds.
 
     `requests_max`: more at once get 503 `SlowDown`; each may hold about 6 MiB while it moves a large body, and small
-    ones a few KiB. `stall_s`: a client that neither sends nor takes a byte for so long is dropped; mobile clients pause for
-    some seconds, dead ones for ever.
+    ones a few KiB. `stall_s`: a client that neither sends nor takes a byte for so long is dropped; mobile clients pause
+    for some seconds, dead ones for ever.
     """
 
     region: str = "meshhold"
@@ -46,6 +47,10 @@ class Door:
     access: Access
     settings: Settings
     now_ms: Callable[[], int]
+
+    def is_public(self, bucket: Bucket) -> bool:
+        """Tell whether anybody may read the bucket's objects without a signature."""
+        return self.access.may(ANONYMOUS, bucket, Permission.READ)
 
     def bucket(self, request: Request, permission: Permission) -> Bucket:
         """Return the request's bucket if its sender may do this there.

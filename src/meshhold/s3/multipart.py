@@ -26,7 +26,7 @@ _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 async def create_upload(door: Door, request: Request) -> Response:
     """Begin an upload; what describes the object is said here."""
     bucket = door.bucket(request, Permission.WRITE)
-    check_options(request)
+    check_options(request, public=door.is_public(bucket))
     algorithm, kind = _checksum_wish(request)
     upload = Upload(
         initiated_ms=door.now_ms(),

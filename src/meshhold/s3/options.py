@@ -30,8 +30,11 @@ _USER: Final = b"x-amz-meta-"
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
 
-def check_options(request: Request) -> None:
-    """Errors: `NotImplemented`, naming the header; `InvalidStorageClass`, `InvalidEncryptionAlgorithmError`."""
+def check_options(request: Request, *, public: bool = False) -> None:
+    """Take what holds anyway. `public` says that everybody may read the bucket, as `public-read` asks.
+
+    Errors: `NotImplemented`, naming the header; `InvalidStorageClass`, `InvalidEncryptionAlgorithmError`.
+    """
     headers = request.headers
     for name in headers:
         if not name.startswith(b"x-amz-"):
@@ -41,7 +44,13 @@ def check_options(request: Request) -> None:
         if name.startswith(b"x-amz-grant-"):
             raise _acl_refusal(name.decode())
     acl = headers.get(b"x-amz-acl", b"private")
-    if acl not in _PRIVATE_ACLS:
+    if acl == b"public-read" and not public:
+        raise S3Error(
+            "NotImplemented",
+            "x-amz-acl: public-read is not offered for one object: upload without an ACL, or let everybody read the "
+            f"whole bucket with `meshhold s3-perm grant anonymous {request.bucket_name} read`.",
+        )
+    if acl not in _PRIVATE_ACLS and acl != b"public-read":
         raise _acl_refusal(f"x-amz-acl: {acl.decode('latin-1')}")
     storage_class = headers.get(b"x-amz-storage-class", b"STANDARD")
     if storage_class != b"STANDARD":

@@ -15,7 +15,7 @@ from meshhold.store.contract import Metadata
 async def put_object(door: Door, request: Request) -> Response:
     """Keep the body as the object; 200 says that it is durable."""
     bucket = door.bucket(request, Permission.WRITE)
-    check_options(request)
+    check_options(request, public=door.is_public(bucket))
     condition = write_condition(request.headers)
     body = open_body(request, door.settings)
     metadata = Metadata(stored_headers(request), user_metadata(request))
