@@ -28,10 +28,10 @@ node:
 """
 FULL = """\
 swarm_key: ""
-bootstrap_peers: ["203.0.113.5:3901", "[2001:db8::1]:3901", "peer.example.org:3901"]
+bootstrap_peers: ["203.0.113.5:7777", "[2001:db8::1]:7777", "peer.example.org:7777"]
 node:
   data_dir: data
-  listen_addr: "[::]:3901"
+  listen_addr: "[::]:7777"
   capacity: 500GiB
   zone: attic
   reliable: false
@@ -73,9 +73,9 @@ def test_absent_and_empty_keys_take_their_defaults(tmp_path: Path, text: str) ->
 
 def test_every_key_is_read(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, FULL))
-    assert config.bootstrap_peers == ("203.0.113.5:3901", "[2001:db8::1]:3901", "peer.example.org:3901")
+    assert config.bootstrap_peers == ("203.0.113.5:7777", "[2001:db8::1]:7777", "peer.example.org:7777")
     assert config.node.data_dir == tmp_path / "data"
-    assert config.node.listen_addr == "[::]:3901"
+    assert config.node.listen_addr == "[::]:7777"
     assert config.node.capacity == 500 * 1024**3
     assert (config.node.zone, config.node.reliable, config.node.name) == ("attic", False, "Anna's laptop")
     assert not config.s3.enabled
@@ -148,9 +148,9 @@ BAD = [
     ('node: {s3: {listen_addr: ":3900"}}\n', "whose host is neither a name nor an IP address", ""),
     ("node: {s3: {listen_addr: localhost}}\n", "'localhost', which has no port", ""),
     ("node: {s3: {listen_addr: localhost:99999}}\n", "whose port is not 0 to 65535", ""),
-    ("node: {listen_addr: '::1:3901'}\n", "IPv6 goes in [brackets]", ""),
+    ("node: {listen_addr: '::1:7777'}\n", "IPv6 goes in [brackets]", ""),
     ("node: {s3: {region: eu/west}}\n", "node.s3.region is 'eu/west'; allowed: 1 to 63 letters", ""),
-    ("node: {s3: {enabled: }}\nbootstrap_peers: host:3901\n", "line 2: bootstrap_peers is 'host:3901'", ""),
+    ("node: {s3: {enabled: }}\nbootstrap_peers: host:7777\n", "line 2: bootstrap_peers is 'host:7777'", ""),
     ("bootstrap_peers: [host:0]\n", "bootstrap_peers[0] is 'host:0'; allowed: a port from 1 to 65535", ""),
     ("bootstrap_peers: [a:1, 5]\n", "bootstrap_peers[1] is '5' (YAML reads int)", ""),
     (f"bootstrap_peers: [{'a:1, ' * 257}]\n", "bootstrap_peers is a list of 257; allowed: at most 256", ""),

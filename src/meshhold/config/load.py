@@ -125,7 +125,7 @@ def _peers(value: Value | None) -> tuple[str, ...]:
     if value is None:
         return ()
     found = []
-    for item in value.items('a list of addresses, such as ["203.0.113.5:3901"]'):
+    for item in value.items('a list of addresses, such as ["203.0.113.5:7777"]'):
         text = item.text(_ADDRESS)
         _, port = item.read(split_address, text, _ADDRESS)
         if port == 0:

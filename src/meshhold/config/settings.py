@@ -8,7 +8,7 @@ from typing import Final
 
 GIB: Final = 1024**3
 S3_LISTEN_DEFAULT: Final = "127.0.0.1:3900"
-NODE_LISTEN_DEFAULT: Final = "0.0.0.0:3901"
+NODE_LISTEN_DEFAULT: Final = "0.0.0.0:7777"
 REGION_DEFAULT: Final = "meshhold"
 ZONE_DEFAULT: Final = "default"
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one

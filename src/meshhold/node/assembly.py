@@ -45,9 +45,9 @@ STORAGE_THREADS: Final = 8  # disk and hashing work at once: more threads only q
 COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still alive
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
-    """A node that is assembled and open."""
+    """A node that is assembled and open. `s3_addr` is where S3 listens, `""` until it does."""
 
     config: Config
     identity: Identity
@@ -59,6 +59,7 @@ class Node:
     door: Door
     chunks: ChunkStore
     started_s: float
+    s3_addr: str = ""
 
     def status(self) -> dict[str, Any]:
         """Return what `meshhold status` shows; sizes in bytes, times in seconds."""
@@ -70,7 +71,7 @@ class Node:
             "version": __version__,
             "uptime_s": round(time.time() - self.started_s, 1),
             "data_dir": str(self.config.node.data_dir),
-            "s3_addr": self.config.s3.listen_addr if self.config.s3.enabled else "",
+            "s3_addr": self.s3_addr,
             "region": self.config.s3.region,
             "disk_total": usage.total,
             "disk_free": usage.free,

@@ -106,7 +106,9 @@ async def _open_s3(node: Node, stop: trio.Event, doors: trio.Nursery) -> None:
         ) from error
     app = S3App(node.door, short_id(node.identity.node_id), on_fatal=_die)
     await doors.start(run_s3, app, listeners, stop)
-    _LOG.info("S3 on http://%s, region %s", address, node.config.s3.region)
+    port = listeners[0].socket.getsockname()[1]  # the configured one may be 0: any that is free
+    node.s3_addr = address.rpartition(":")[0] + f":{port}"
+    _LOG.info("S3 on http://%s, region %s", node.s3_addr, node.config.s3.region)
 
 
 def _die(error: FatalError) -> NoReturn:
