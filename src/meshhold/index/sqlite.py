@@ -51,7 +51,7 @@ class SqliteIndex:
     def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection, run_blocking: RunBlocking) -> None:
         self._writer = writer
         self._reader = reader
-        self._numbers: dict[str, int] = dict(reader.execute("SELECT id, number FROM vault").fetchall())
+        self._numbers: dict[str, int] = dict(self._rows("SELECT id, number FROM vault", ()))
         self._stored = set(self._numbers)
         self._changes: dict[str, list[int]] = {}
         self._pages = 0
