@@ -31,6 +31,7 @@ BACK_OFF_MAX_S: Final = 0.5
 SWEEP_ROWS: Final = 512
 """Rows that one call of `forget_tombstones` looks at, in slices of `_SWEEP_SLICE` between which others run."""
 _SWEEP_SLICE: Final = 64
+_ROUND_BEGIN: Final = (Space.OBJECTS, b"")
 _REPLICAS: Final = 1
 
 
@@ -217,11 +218,12 @@ class Registers:
     async def forget_tombstones(self, vault: VaultId, older_than_ms: int) -> int:
         """Remove tombstones last accepted more than `older_than_ms` ago; return how many went.
 
-        Looks at up to `SWEEP_ROWS` rows and goes on from there at the next call, over all spaces and round again.
+        Looks at up to `SWEEP_ROWS` rows and goes on from there at the next call, over all spaces and round again; see
+        `round_ended`.
         Nothing younger than the window goes, whatever is asked: a late message could bring the deleted value back.
         """
         oldest_kept_ms = self._now_ms() - max(older_than_ms, WINDOW_MS)
-        space, after = self._sweeps.get(vault, (Space.OBJECTS, b""))
+        space, after = self._sweeps.get(vault, _ROUND_BEGIN)
         gone = 0
         for _ in range(SWEEP_ROWS // _SWEEP_SLICE):
             rows = self._replica.scan(vault, space, after, b"", _SWEEP_SLICE)
@@ -237,8 +239,14 @@ class Registers:
             if len(rows) < _SWEEP_SLICE:
                 space, after = Space((space + 1) % len(Space)), b""
             await trio.lowlevel.checkpoint()
+            if (space, after) == _ROUND_BEGIN:
+                break
         self._sweeps[vault] = (space, after)
         return gone
+
+    def round_ended(self, vault: VaultId) -> bool:
+        """Tell whether the last call of `forget_tombstones` came to the end of the vault's rows."""
+        return self._sweeps.get(vault, _ROUND_BEGIN) == _ROUND_BEGIN
 
 
 def _entry_of(answer: Answer) -> Entry | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -68,10 +69,20 @@ class ChunkWriter:
         Errors: what the source raises; `UnavailableError` of the chunk store. Chunks written before an error stay until
         the collector finds that nothing refers to them.
         """
+        with self.in_flight():
+            return await self._write(keys, source)
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Keep the collector from every chunk that is put inside the block.
+
+        Whoever refers to what it wrote holds this until its entry is durable: a body that took longer than the grace to
+        arrive has chunks that are old before anything refers to them.
+        """
         token = object()
         self._starts[token] = self._now_s()
         try:
-            return await self._write(keys, source)
+            yield
         finally:
             del self._starts[token]
 

@@ -170,8 +170,10 @@ class Care:
                 found = await self._collector.collect(bucket.keys, now_ms / 1000 - grace_s, salt)
                 report.removed += found.removed
                 report.bytes += found.bytes
-                while gone := await self._registers.forget_tombstones(bucket.id, now_ms - TOMBSTONE_WINDOW_MS):
-                    report.tombstones += gone
+                swept = False
+                while not swept:
+                    report.tombstones += await self._registers.forget_tombstones(bucket.id, TOMBSTONE_WINDOW_MS)
+                    swept = self._registers.round_ended(bucket.id)
         return report
 
     def _chosen(self, vault: str | None) -> Iterable[Bucket]:

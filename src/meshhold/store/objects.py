@@ -58,18 +58,19 @@ class Objects:
         check_metadata(metadata)
         if condition is not ALWAYS:
             condition.check(await self._current(bucket, key))
-        written = await self._writer.write(bucket.keys, body)
-        digested = body.finish()
-        version = ObjectVersion(
-            size=written.size,
-            etag=digested.etag,
-            modified_ms=self._now_ms(),
-            content=seal_content(bucket.keys, key, new_salt(), written.content),
-            headers=metadata.headers,
-            user=metadata.user,
-            checksums=digested.checksums,
-        )
-        return await self.commit(bucket, key, version, condition)
+        with self._writer.in_flight():
+            written = await self._writer.write(bucket.keys, body)
+            digested = body.finish()
+            version = ObjectVersion(
+                size=written.size,
+                etag=digested.etag,
+                modified_ms=self._now_ms(),
+                content=seal_content(bucket.keys, key, new_salt(), written.content),
+                headers=metadata.headers,
+                user=metadata.user,
+                checksums=digested.checksums,
+            )
+            return await self.commit(bucket, key, version, condition)
 
     async def commit(
         self, bucket: Bucket, key: bytes, version: ObjectVersion, condition: WriteCondition
@@ -136,15 +137,16 @@ class Objects:
             raise TooLargeError(f"the source has {source.size} bytes; CopyObject takes up to 5 GiB", "copy it by parts")
         if metadata is not None:
             check_metadata(metadata)
-        content = await self._copy_content(source_bucket, source_key, source, bucket)
-        version = replace(
-            source,
-            modified_ms=self._now_ms(),
-            content=seal_content(bucket.keys, key, new_salt(), content),
-            headers=source.headers if metadata is None else metadata.headers,
-            user=source.user if metadata is None else metadata.user,
-        )
-        return await self.commit(bucket, key, version, condition)
+        with self._writer.in_flight():
+            content = await self._copy_content(source_bucket, source_key, source, bucket)
+            version = replace(
+                source,
+                modified_ms=self._now_ms(),
+                content=seal_content(bucket.keys, key, new_salt(), content),
+                headers=source.headers if metadata is None else metadata.headers,
+                user=source.user if metadata is None else metadata.user,
+            )
+            return await self.commit(bucket, key, version, condition)
 
     async def _copy_content(
         self, source_bucket: Bucket, source_key: bytes, source: ObjectVersion, bucket: Bucket

@@ -123,8 +123,9 @@ class Uploads:
         """
         check_part_number(number)
         await self.find(bucket, key, upload_id)
-        written = await self._writer.write(bucket.keys, body)
-        return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, body.finish())
+        with self._writer.in_flight():
+            written = await self._writer.write(bucket.keys, body)
+            return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, body.finish())
 
     async def copy_part(
         self, bucket: Bucket, key: bytes, upload_id: str, number: int, source: Source, digest: Callable[[], Digested]
@@ -132,8 +133,9 @@ class Uploads:
         """Keep a part whose bytes come from an object; `digest` is asked once they have all been read."""
         check_part_number(number)
         await self.find(bucket, key, upload_id)
-        written = await self._writer.write(bucket.keys, source)
-        return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, digest())
+        with self._writer.in_flight():
+            written = await self._writer.write(bucket.keys, source)
+            return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, digest())
 
     async def _commit_part(
         self, bucket: Bucket, key: bytes, upload_id: str, number: int, size: int, content: Content, digested: Digested
@@ -194,18 +196,19 @@ class Uploads:
         _check_sizes(chosen)
         rows = [PartRow(number, part.size, part.etag, part.checksums) for number, part in chosen]
         digested = combine(rows, upload)
-        content = await self._join(bucket, upload_id, chosen, rows)
-        version = ObjectVersion(
-            size=sum(part.size for _, part in chosen),
-            etag=digested.etag,
-            modified_ms=self._now_ms(),
-            content=seal_content(bucket.keys, key, new_salt(), content),
-            headers=upload.headers,
-            user=upload.user,
-            checksums=digested.checksums,
-            parts_count=len(rows),
-        )
-        await self._objects.commit(bucket, key, version, condition)
+        with self._writer.in_flight():
+            content = await self._join(bucket, upload_id, chosen, rows)
+            version = ObjectVersion(
+                size=sum(part.size for _, part in chosen),
+                etag=digested.etag,
+                modified_ms=self._now_ms(),
+                content=seal_content(bucket.keys, key, new_salt(), content),
+                headers=upload.headers,
+                user=upload.user,
+                checksums=digested.checksums,
+                parts_count=len(rows),
+            )
+            await self._objects.commit(bucket, key, version, condition)
         await self._discard(bucket, key, upload_id, known)
         return Completion(version.etag, version)
 
