@@ -112,6 +112,11 @@ class SqliteIndex:
         rows = self._rows("SELECT objects, bytes FROM vault WHERE number = ?", (self._numbers.get(vault),))
         return Counts(*rows[0]) if rows else Counts(0, 0)
 
+    def reusable_bytes(self) -> int:
+        """Return the bytes of the file that hold nothing: new rows fill them before the file grows."""
+        [(pages,)] = self._rows("PRAGMA freelist_count", ())
+        return int(pages) * PAGE_SIZE
+
     # -- settings and records ----------------------------------------------------------------------------------------
 
     def setting(self, name: str) -> bytes | None:

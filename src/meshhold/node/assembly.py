@@ -5,6 +5,7 @@ Everything is opened inside one async context manager, so that a test assembles 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from meshhold.model.stamp import Clock
 from meshhold.node.identity_file import load_identity
 from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.collector import Collector
+from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
 from meshhold.replication.replica import LocalReplica
@@ -110,9 +112,16 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
     async with open_index(data_dir / "index.db", run_blocking=trio.to_thread.run_sync) as index:
         clock = Clock(identity.stamp_node)
         directory = Directory(identity, index, clock, now_ms)
-        replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node)
+        room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)
+        replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node, check_room=room.check)
         registers = Registers(replica, clock, now_ms)
         yield _assemble(config, identity, directory, registers, chunks, clock, run_blocking)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return what the folder's file system has free for this process."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def _assemble(

@@ -51,15 +51,25 @@ class LocalReplica:
     """This node's replica.
 
     `node` is its stamp node; `clock`, shared with the proposers of this node, is moved past the horizon of the last
-    run, below which nothing can be promised any more. Resources: borrows `index`; one `LocalReplica` per index.
+    run, below which nothing can be promised any more. `check_room` raises `StorageFullError` when the disk has room for
+    tombstones only. Resources: borrows `index`; one `LocalReplica` per index.
     """
 
-    def __init__(self, index: Index, clock: Clock, now_ms: Callable[[], int], *, node: bytes) -> None:
+    def __init__(
+        self,
+        index: Index,
+        clock: Clock,
+        now_ms: Callable[[], int],
+        *,
+        node: bytes,
+        check_room: Callable[[], None] | None = None,
+    ) -> None:
         stored = index.setting(_HORIZON)
         horizon = ZERO if stored is None else unpack_stamp(stored)
         clock.observe(horizon)
         self._index = index
         self._now_ms = now_ms
+        self._check_room = check_room
         self._acceptor = Acceptor(node, horizon)
         self._horizon_turn = trio.Lock()
         self._saving: dict[Register, trio.Event] = {}
@@ -94,6 +104,8 @@ class LocalReplica:
                 return decision
             else:
                 break
+        if self._check_room is not None and entry.value is not None:
+            self._check_room()
         saved = self._saving[name] = trio.Event()
         try:
             with trio.CancelScope(shield=True):
