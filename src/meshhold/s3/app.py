@@ -19,7 +19,7 @@ from meshhold.model.ids import AccessKeyId
 from meshhold.s3.conditions import http_date
 from meshhold.s3.door import Door, Settings
 from meshhold.s3.errors import S3Error, render_error, to_s3
-from meshhold.s3.exchange import Request, Response
+from meshhold.s3.exchange import Request, Response, encode_header
 from meshhold.s3.query import decode_key
 from meshhold.s3.routes import find_handler
 from meshhold.s3.sigv4 import Head, SigningKeys, parse_claim, verify
@@ -39,24 +39,28 @@ class ClientGoneError(Exception):
 class _Conversation:
     """The ASGI side of one request: reads within the stall deadline, writes, knows whether the client is there."""
 
-    __slots__ = ("_receive", "_scope", "_send", "_stall_s", "ended", "received", "started")
+    __slots__ = ("_http", "_receive", "_send", "_stall_s", "_stream", "ended", "received", "stalled", "started")
 
     def __init__(self, scope: dict[str, Any], receive: AsgiReceive, send: AsgiSend, stall_s: float) -> None:
-        self._scope = scope
+        self._stream = scope["state"]["stream"]
+        self._http = scope["state"]["http"]
         self._receive = receive
         self._send = send
         self._stall_s = stall_s
         self.ended = False
         self.received = 0
+        self.stalled = False
         self.started = False
 
     async def receive(self) -> bytes:
         """Return the next piece of the body, `b""` at its end. Errors: `RequestTimeout` when nothing arrives."""
         while not self.ended:
+            if self._http.client_waits:
+                await self._http.go_ahead()
             with trio.move_on_after(self._stall_s) as deadline:
                 message = await self._receive()
             if deadline.cancelled_caught:
-                self.ended = True
+                self.stalled = True
                 raise S3Error(
                     "RequestTimeout", f"No byte of the body arrived for {self._stall_s:g} seconds; send again."
                 )
@@ -74,15 +78,18 @@ class _Conversation:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, piece: bytes, *, more: bool) -> None:
-        if self._scope["state"]["stream"].broken:
+        if self._stream.broken:
             raise ClientGoneError
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def drain(self) -> None:
-        """Read what is left of a short body: cut off while sending, many clients never read the answer."""
+        """Read what is left of a short body: cut off while sending, many clients never read the answer.
+
+        A client that still waits to be told to send it is left waiting: the answer comes instead.
+        """
         limit = self.received + _DRAIN_MAX
         try:
-            while not self.ended and self.received < limit:
+            while not self.ended and not self.stalled and self.received < limit and not self._http.client_waits:
                 await self.receive()
         except S3Error:
             pass  # it stalled; the connection closes after the answer
@@ -111,6 +118,14 @@ class S3App:
     def settings(self) -> Settings:
         """The door's settings."""
         return self._door.settings
+
+    def unframed_answer(self, error: S3Error) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Return headers and document for a request that did not become one; its connection ends after them."""
+        request_id = f"{next(self._ids):016X}"
+        body = render_error(error, "", request_id, self._host_id)
+        headers = self._answer_headers(request_id)
+        headers += [(b"content-type", b"application/xml"), (b"content-length", b"%d" % len(body))]
+        return [*headers, (b"connection", b"close")], body
 
     async def __call__(self, scope: dict[str, Any], receive: AsgiReceive, send: AsgiSend, *_: object) -> None:
         """Serve one request. Errors: a `FatalError` ends the process; anything else is answered or logged here."""
@@ -159,7 +174,7 @@ class S3App:
         """Check framing and signature; return the request with its sender."""
         raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         head = Head(scope["method"], scope["raw_path"], scope["query_string"], raw_headers)
-        _check_framing(raw_headers, head.by_name())
+        _check_framing(raw_headers, head.by_name(), scope["http_version"])
         bucket, key = decode_key(head.raw_path)
         request = Request(head, bucket, key, talk.receive)
         region = self.settings.region
@@ -199,6 +214,8 @@ class S3App:
             headers.append((b"content-length", b"%d" % response.length))
         if not talk.ended:
             await talk.drain()
+        if not talk.ended:
+            headers.append((b"connection", b"close"))
 
         async def sink(piece: bytes) -> None:
             if not talk.started:
@@ -230,12 +247,13 @@ class S3App:
         headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
         if body:
             headers.append((b"content-type", b"application/xml"))
-        if not talk.ended:
-            await talk.drain()
         if answer.status not in _NO_BODY:
             headers.append((b"content-length", b"%d" % len(body)))
-        if not talk.ended:
-            headers.append((b"connection", b"close"))
+        if "Connection" not in answer.headers:
+            if not talk.ended:
+                await talk.drain()
+            if not talk.ended:
+                headers.append((b"connection", b"close"))
         await talk.start(answer.status, headers)
         await talk.write(body, more=False)
 
@@ -245,21 +263,26 @@ class _CutShort(Exception):  # noqa: N818 -- never caught by name: it makes hype
 
 
 def _hoisted(request: Request) -> dict[bytes, bytes]:
-    return {name.encode(): value.encode() for name, value in request.query.hoisted().items()}
+    return {name.encode(): encode_header(value) for name, value in request.query.hoisted().items()}
 
 
-def _check_framing(raw: list[tuple[bytes, bytes]], by_name: dict[bytes, bytes]) -> None:
+def _check_framing(raw: list[tuple[bytes, bytes]], by_name: dict[bytes, bytes], http_version: str) -> None:
     """Refuse requests whose end two parsers could see in different places (request smuggling)."""
     if b"transfer-encoding" in by_name:
         if b"content-length" in by_name:
-            raise S3Error("BadRequest", "Both Content-Length and Transfer-Encoding are given; send one of them.")
-        if by_name[b"transfer-encoding"].strip().lower() != b"chunked":
-            raise S3Error("NotImplemented", "The only Transfer-Encoding that is understood is chunked.")
+            raise _framing_refusal("Both Content-Length and Transfer-Encoding are given; send one of them.")
+        if http_version == "1.0":
+            raise _framing_refusal("HTTP/1.0 has no Transfer-Encoding; send Content-Length, or speak HTTP/1.1.")
     if len(by_name) != len(raw):
         names = [name for name, _ in raw]
         for name in (b"host", b"authorization", b"content-length", b"x-amz-date", b"x-amz-content-sha256"):
             if names.count(name) > 1:
-                raise S3Error("BadRequest", f"The header {name.decode()} is given more than once.")
+                raise _framing_refusal(f"The header {name.decode()} is given more than once.")
+
+
+def _framing_refusal(why: str) -> S3Error:
+    """Return a refusal that ends the connection: where the next request begins is not certain."""
+    return S3Error("BadRequest", why, headers={"Connection": "close"})
 
 
 def _as_answer(error: Exception, request_id: str) -> S3Error:

@@ -34,6 +34,7 @@ class Settings:
     put_size_max: int = 5 * 2**30
     requests_max: int = 256
     stall_s: float = 60.0
+    idle_s: float = 75.0
 
 
 @dataclass(frozen=True, slots=True)

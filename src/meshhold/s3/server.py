@@ -7,7 +7,9 @@ past the checks on framing) and explains a refused request.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, NoReturn
 
@@ -15,7 +17,9 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Body, EndBody, Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -23,12 +27,14 @@ from hypercorn.typing import ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from meshhold.s3.app import S3App
-from meshhold.s3.errors import S3Error, render_error
+from meshhold.s3.errors import S3Error
 
 HEADERS_SIZE_MAX: Final = 64 * 1024  # request line and headers: a presigned URL with an 8 KiB token and a long key fits
-KEEP_ALIVE_S: Final = 75.0  # how long a connection may be idle, and how long headers may take to arrive
 DRAIN_S: Final = 10.0  # how long requests in flight may go on after a stop
+LINGER_S: Final = 2.0  # how long a closed connection's rest is read: a client on loopback ends within milliseconds
 _BACKLOG: Final = 1024
+_PIECES_QUEUED: Final = 2  # pieces of a body that may wait for the app
+_LOG: Final = logging.getLogger("meshhold.s3")
 _RECEIVE_MAX: Final = 256 * 1024  # a large body costs a fifth less than with 64 KiB; two such pieces may wait
 _JOINED_MAX: Final = 64 * 1024  # above it, copying head and body together costs more than a second system call
 
@@ -77,10 +83,62 @@ class _Protocol(H11Protocol):
     The head of an answer waits for the first bytes of its body: one system call and one packet instead of two.
     """
 
+    connection: h11.Connection
+    timed_out = False
     _head = b""
 
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Take no upgrade: an `Upgrade` header is ignored, as RFC 9110 allows."""
+    @property
+    def client_waits(self) -> bool:
+        """Tell whether the client holds its body back until it is told to go on (`Expect: 100-continue`)."""
+        return self.connection.they_are_waiting_for_100_continue
+
+    async def go_ahead(self) -> None:
+        """Tell a client that waits to send its body. Called once the body is wanted: a refusal saves the upload."""
+        if self.client_waits:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+
+    async def _handle_events(self) -> None:
+        while True:
+            try:
+                event = self.connection.next_event()
+            except h11.RemoteProtocolError as error:
+                await self._refuse_framing(error.error_status_hint)
+                return
+            if isinstance(event, h11.Request):
+                await self.send(Updated(idle=False))
+                await self._create_stream(event)
+            elif event is h11.PAUSED:
+                await self.can_read.clear()
+                await self.can_read.wait()
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA or self.stream is None:
+                return
+            elif isinstance(event, h11.Data):
+                await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Hand a request on as it came: a method in lower case is another method, an upgrade is ignored (RFC 9110)."""
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        head = Request(
+            stream_id=STREAM_ID,
+            headers=list(request.headers),
+            http_version=request.http_version.decode(),
+            method=request.method.decode("ascii"),
+            raw_path=_origin_form(request.target),
+            state=self.connection_state,
+        )
+        await self.stream.handle(head)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         try:
@@ -101,17 +159,80 @@ class _Protocol(H11Protocol):
         if data:
             await self.send(RawData(data=data))
 
-    async def _send_error_response(self, status_code: int) -> None:
-        if status_code == 431:
-            error = S3Error("RequestHeaderSectionTooLarge", f"The headers exceed {HEADERS_SIZE_MAX} bytes.")
-        else:
-            error = S3Error("BadRequest", "The request is not well-formed HTTP/1.1.")
-        body = render_error(error, "", "", "")
-        headers = [(b"content-type", b"application/xml"), (b"content-length", b"%d" % len(body))]
-        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
-        await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+    async def _refuse_framing(self, status_hint: int) -> None:
+        if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            _, ended = self.connection.trailing_data
+            error = _TIMEOUT if self.timed_out else _framing_error(status_hint, ended=ended)
+            headers, body = self._s3_app.unframed_answer(error)
+            await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
+            await self._send_h11_event(h11.Data(data=body))
+            await self._send_h11_event(h11.EndOfMessage())
+        await self.send(Closed())
+
+    @property
+    def _s3_app(self) -> S3App:
+        app: Any = self.app  # hypercorn calls it by its own type
+        return app  # type: ignore[no-any-return] # an S3App is what `run_s3` was given
+
+
+_TIMEOUT: Final = S3Error("RequestTimeout", "The request's headers did not arrive in time; send it again.")
+
+
+def _framing_error(status_hint: int, *, ended: bool) -> S3Error:
+    if status_hint == 431:
+        return S3Error("RequestHeaderSectionTooLarge", f"The headers exceed {HEADERS_SIZE_MAX} bytes.")
+    if status_hint == 501:
+        return S3Error(
+            "NotImplemented",
+            "A header you provided implies functionality that is not implemented: send Transfer-Encoding: chunked.",
+            fields={"Header": "Transfer-Encoding"},
+        )
+    if ended:
+        return S3Error("IncompleteBody", "The connection was closed before the request was complete; send it again.")
+    return S3Error("BadRequest", "The request is not well-formed HTTP/1.1.")
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Return path and query of a target in absolute form (RFC 9112, section 3.2.2); others as they are."""
+    if target[:7].lower() != b"http://":
+        return target
+    rest = target[7:]
+    at = next((at for at, octet in enumerate(rest) if octet in b"/?"), len(rest))
+    return rest[at:] if rest[at : at + 1] == b"/" else b"/" + rest[at:]
+
+
+class _Tasks(TaskGroup):
+    """A connection's tasks. An app that has answered is never waited for: what still arrives for it is dropped."""
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
+        """Start the app for one request; return how its messages reach it."""
+        del config
+        put, get = trio.open_memory_channel[dict[str, Any]](_PIECES_QUEUED)
+
+        async def receive() -> dict[str, Any]:
+            try:
+                return await get.receive()
+            except trio.EndOfChannel:
+                return {"type": "http.disconnect"}
+
+        async def deliver(message: dict[str, Any]) -> None:
+            if message["type"] == "http.disconnect":
+                put.close()
+                return
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await put.send(message)
+
+        async def serve() -> None:
+            try:
+                with get:
+                    await app(scope, receive, send)
+            except Exception as error:  # noqa: BLE001 - one connection's boundary: the app has logged it already
+                _LOG.debug("a connection ends: %r", error)
+            finally:
+                await send(None)
+
+        self.spawn(serve)
+        return deliver
 
 
 class _Connection(TCPServer):
@@ -121,26 +242,25 @@ class _Connection(TCPServer):
     for each request.
     """
 
+    protocol: _Protocol  # type: ignore[assignment] # it stands where hypercorn puts its wrapper
+    stream: GuardedStream  # type: ignore[assignment] # hypercorn's is a socket's or TLS
     _receiving = trio.CancelScope()
     _idle = True
+    _lingering = False
+    _deadline = inf
 
     async def run(self) -> None:
         socket = self.stream.socket
+        self._set_idle(idle=True)
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
-            async with TaskGroup() as tasks:
-                self.protocol = _Protocol(  # type: ignore[assignment] # it stands where hypercorn puts its wrapper
-                    self.app,
-                    self.config,
-                    self.context,
-                    tasks,
-                    ConnectionState({"stream": self.stream}),
-                    False,
-                    client,
-                    server,
-                    self.protocol_send,
+            state = ConnectionState({"stream": self.stream})
+            async with _Tasks() as tasks:
+                self.protocol = _Protocol(
+                    self.app, self.config, self.context, tasks, state, False, client, server, self.protocol_send
                 )
+                state["http"] = self.protocol
                 await self._read_data()
         except OSError:
             pass  # the peer went away; there is nobody to tell
@@ -152,44 +272,67 @@ class _Connection(TCPServer):
         if self._idle:
             self._receiving.cancel()
 
+    def _set_idle(self, *, idle: bool) -> None:
+        """Note whether a request is in progress. Bytes of a head that arrive one by one do not move the deadline."""
+        self._idle = idle
+        self._set_deadline(trio.current_time() + self.config.keep_alive_timeout if idle else inf)
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = self._receiving.deadline = deadline
+
     async def _read_data(self) -> None:
         while True:
-            deadline = trio.current_time() + KEEP_ALIVE_S if self._idle else inf
             data: bytes | bytearray = b""
-            with trio.CancelScope(deadline=deadline) as self._receiving:
+            with trio.CancelScope(deadline=self._deadline) as self._receiving:
                 try:
                     data = await self.stream.receive_some(_RECEIVE_MAX)
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
-            await self.protocol.handle(RawData(bytes(data)))
+            if not self._lingering:
+                self.protocol.timed_out = self._receiving.cancelled_caught
+                await self.protocol.handle(RawData(bytes(data)))
             if not data:  # the peer's end, or ours after too long a pause
                 break
         await self.protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
+        """Do what the protocol asks. A peer that is gone or takes nothing is cut, so that nobody waits for it."""
         if isinstance(event, RawData):
             try:
                 await self.stream.send_all(event.data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.aclose()
                 await self.protocol.handle(Closed())
         elif isinstance(event, Updated):
-            self._idle = event.idle
-            self._receiving.deadline = trio.current_time() + KEEP_ALIVE_S if event.idle else inf
+            self._set_idle(idle=event.idle)
         else:
-            await self._close()
+            await self._linger()
             await self.protocol.handle(Closed())
 
+    async def _linger(self) -> None:
+        """Say that nothing more comes, and read for a while what the peer still sends.
 
-def _hypercorn_config() -> Config:
+        Closed at once with bytes unread, the kernel would reset the connection and the peer might lose the answer.
+        Source: RFC 9112, section 9.6.
+        """
+        if self._lingering:
+            return
+        try:
+            await self.stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            await self.stream.aclose()
+        self._lingering = True
+        self._set_deadline(trio.current_time() + LINGER_S)
+
+
+def _hypercorn_config(idle_s: float) -> Config:
     config = Config()
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
     config.include_date_header = False
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.keep_alive_max_requests = 1_000_000
+    config.keep_alive_timeout = idle_s
     config.h11_max_incomplete_size = HEADERS_SIZE_MAX
-    config.max_app_queue_size = 2
     return config
 
 
@@ -209,7 +352,7 @@ async def run_s3(
 
     Resources: closes the listeners.
     """
-    config = _hypercorn_config()
+    config = _hypercorn_config(app.settings.idle_s)
     context = WorkerContext(None)
     wrapped: Any = app  # the types of ASGI messages are hypercorn's own; the app reads them as plain dicts
 
