@@ -1,5 +1,7 @@
 """The one exception tree. Says what went wrong and what to do; knows no HTTP code and no exit code."""
 
+from typing import Literal
+
 
 class MeshHoldError(Exception):
     """Anything this program raises on purpose: `message` names the cause, `fix` what the user can do about it."""
@@ -149,6 +151,33 @@ class ContentionError(UnavailableError):
 
 class UnknownOutcomeError(UnavailableError):
     """The change may or may not have taken effect; the caller must read to know."""
+
+
+# -- another node broke the rules, or cannot be talked to -----------------------------------------------------------
+
+
+class PeerError(MeshHoldError):
+    """A link with another node ends here. `culprit` is whose fault it is: `"local"` (this node) or `"remote"`."""
+
+    def __init__(self, message: str, fix: str = "", *, culprit: Literal["local", "remote"] = "remote") -> None:
+        super().__init__(message, fix)
+        self.culprit = culprit
+
+
+class HandshakeRefusedError(PeerError):
+    """The two nodes did not become peers. `reason` says why, in words that do not depend on the peer (to count by)."""
+
+    def __init__(self, culprit: Literal["local", "remote"], reason: str, fix: str = "") -> None:
+        super().__init__(f"handshake refused: {reason}", fix, culprit=culprit)
+        self.reason = reason
+
+
+class ChannelBrokenError(PeerError):
+    """A sealed frame is altered, replayed, out of order or out of place: the channel is useless from here on."""
+
+
+class ProtocolError(PeerError):
+    """Bytes that are not what the protocol allows: frame, encoding, kind or version; the message names which."""
 
 
 # -- stored or received bytes are not what they should be -----------------------------------------------------------
