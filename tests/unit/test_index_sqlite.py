@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import trio.testing
 
 from meshhold.errors import IntegrityError, UnknownFormatError
 from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.giveway import PATIENCE_S, PAUSE_S, GiveWay
 from meshhold.index.migrations import APPLICATION_ID, MIGRATIONS, check_schema, migrate
-from meshhold.index.pace import CHEAP_S, CommitPace
+from meshhold.index.pace import AWAY_FACTOR, CHEAP_S, CommitPace
 from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek, end_of_prefix
 from meshhold.index.sqlite import SqliteIndex, open_index
 from meshhold.model.entry import Space
@@ -220,9 +222,39 @@ def test_a_quick_disk_commits_on_the_loop() -> None:
     assert pace.on_loop(1.0)
 
 
-def test_a_slow_commit_keeps_the_loop_free_for_fifty_times_as_long() -> None:
+def test_a_slow_commit_keeps_the_loop_free_in_proportion_to_its_slowness() -> None:
     pace = CommitPace()
     assert pace.on_loop(0.0), "the first commit is the measurement"
-    pace.note(0.02, 1.0)
-    assert not pace.on_loop(1.99)
-    assert pace.on_loop(2.01)
+    pace.note(0.1, 1.0)
+    assert not pace.on_loop(0.99 + 0.1 * AWAY_FACTOR)
+    assert pace.on_loop(1.01 + 0.1 * AWAY_FACTOR)
+
+
+# -- giving way --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_loop_pauses_only_while_a_blocking_call_is_under_way(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio finds the clock by the argument
+) -> None:
+    pauses: list[float] = []
+    done = trio.Event()
+
+    async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
+        await trio.sleep(PATIENCE_S * 3.5)
+        return function(*arguments)
+
+    give_way = GiveWay(elsewhere, pauses.append)  # type: ignore[arg-type] # less generic than the protocol
+
+    async def call() -> None:
+        assert await give_way(max, 1, 2) == 2
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_way.run)
+        await trio.sleep(1.0)
+        assert pauses == []
+        nursery.start_soon(call)
+        await done.wait()
+        await trio.sleep(1.0)
+        nursery.cancel_scope.cancel()
+    assert pauses == [PAUSE_S] * 3

@@ -118,6 +118,16 @@ def test_a_released_promise_is_implied_by_the_accepted_ballot() -> None:
     assert one.prepare("k", at(5), at(5), NOW_MS) == Stale(at(5))
 
 
+def test_only_the_standing_promise_is_held() -> None:
+    one = acceptor()
+    one.prepare("k", at(5), ZERO, NOW_MS)
+    assert one.holds("k", at(5))
+    one.prepare("k", at(6), ZERO, NOW_MS)
+    assert not one.holds("k", at(5))
+    one.release("k", at(6))
+    assert not one.holds("k", at(6))
+
+
 def test_what_a_forgotten_row_refused_stays_refused() -> None:
     one = acceptor()
     one.forget(at(5))

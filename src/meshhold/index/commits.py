@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from meshhold.errors import FatalError, MeshHoldError, StorageFailedError, SyncFailedError
 from meshhold.index.failures import failure_of
+from meshhold.index.giveway import RunBlocking
 from meshhold.index.pace import CommitPace
 
 PENDING_MAX: Final = 1_024
@@ -26,15 +27,7 @@ PENDING_MAX: Final = 1_024
 _STRETCH: Final = 32
 """Writes run without letting other tasks in: about a millisecond."""
 
-_T = TypeVar("_T")
 Work = Callable[[], object]
-
-
-class RunBlocking(Protocol):
-    """Run a blocking call elsewhere and wait for its end even when cancelled, as `trio.to_thread.run_sync` does."""
-
-    def __call__(self, function: Callable[..., _T], /, *arguments: Any) -> Awaitable[_T]:
-        """Return what `function` returns; its errors propagate."""
 
 
 class _Batch:

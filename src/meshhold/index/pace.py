@@ -2,17 +2,17 @@
 
 A commit in a thread costs two hand-overs of the interpreter lock, 0.1 ms when the loop is idle and many milliseconds
 when it is busy; on a disk whose fsync is quicker than that, the loop waits less by committing itself. A slow disk must
-not stop the loop, so a commit that was slow sends the following ones to a thread for `_AWAY_FACTOR` times as long as it
-took: the loop then spends at most 1/50 of its time on slow commits, whatever the disk does.
+not stop the loop, so a commit that was slow sends the following ones to a thread for `AWAY_FACTOR` times as long as it
+took: the loop then spends at most 5 % of its time on slow commits, whatever the disk does.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-CHEAP_S: Final = 0.001
-"""A commit below this blocks the loop no longer than the larger requests' own work does."""
-_AWAY_FACTOR: Final = 50
+CHEAP_S: Final = 0.002
+"""Beside a busy loop a thread needs longer than this to win the interpreter lock back (see `giveway`)."""
+AWAY_FACTOR: Final = 20
 
 
 class CommitPace:
@@ -32,4 +32,4 @@ class CommitPace:
     def note(self, took_s: float, now_s: float) -> None:
         """Learn that a commit on the loop took `took_s` and ended at `now_s`."""
         if took_s > CHEAP_S:
-            self._away_until_s = now_s + took_s * _AWAY_FACTOR
+            self._away_until_s = now_s + took_s * AWAY_FACTOR

@@ -122,6 +122,10 @@ class Acceptor:
         self._promise(name, ballot)
         return TAKE
 
+    def holds(self, name: Hashable, ballot: Stamp) -> bool:
+        """Tell whether `ballot` is the standing promise for `name`: then the accepted ballot is known to be lower."""
+        return self._promises.get(name) == ballot
+
     def release(self, name: Hashable, accepted: Stamp) -> None:
         """Forget a promise that the now durable accepted ballot implies."""
         promised = self._promises.get(name)

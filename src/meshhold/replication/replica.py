@@ -94,8 +94,11 @@ class LocalReplica:
     async def accept(self, name: Register, ballot: Stamp, entry: Entry) -> Stale | Skewed | None:
         """Take the entry durably; see `Replica.accept`. Once the saving began it is not cancelled halfway."""
         while True:
-            answer = await self._durable(name)
-            decision = self._acceptor.accept(name, ballot, answer.accepted, self._now_ms())
+            if name not in self._saving and self._acceptor.holds(name, ballot):
+                accepted = ZERO  # the quiet case: any lower ballot will do, and the row need not be read again
+            else:
+                accepted = (await self._durable(name)).accepted
+            decision = self._acceptor.accept(name, ballot, accepted, self._now_ms())
             if isinstance(decision, NeedHorizon):
                 await self._extend(ballot)
             elif isinstance(decision, Taken):
