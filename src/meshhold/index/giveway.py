@@ -1,7 +1,7 @@
 """How does a worker thread get the interpreter lock back while the event loop is busy? Knows nothing of its work.
 
-CPython hands the lock over when a waiting thread has seen it held for a whole switch interval. An event loop releases it
-for microseconds at every poll; each release wakes the waiter too late to win and restarts its interval, so beside a
+CPython hands the lock over when a waiting thread has seen it held for a whole switch interval. An event loop lets go of
+it for microseconds at every poll; each release wakes the waiter too late to win and restarts its interval, so beside a
 loop that is always busy a thread can wait for seconds. The cure is to let go on purpose, long enough for it to wake up.
 """
 
