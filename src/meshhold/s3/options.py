@@ -24,6 +24,12 @@ _REFUSED: Final = {
     b"x-amz-write-offset-bytes": "appending to an object",
     b"x-amz-mfa": "MFA delete",
 }
+_HARMLESS: Final = {
+    b"x-amz-bucket-object-lock-enabled": b"false",  # rclone sends it with each CreateBucket
+    b"x-amz-object-lock-legal-hold": b"OFF",
+    b"x-amz-tagging": b"",
+}
+"""Values of refused headers that ask for nothing."""
 _PRIVATE_ACLS: Final = (b"private", b"bucket-owner-full-control", b"bucket-owner-read")
 _STORED: Final = (b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires")
 _USER: Final = b"x-amz-meta-"
@@ -39,7 +45,7 @@ def check_options(request: Request, *, public: bool = False) -> None:
     for name in headers:
         if not name.startswith(b"x-amz-"):
             continue
-        if name in _REFUSED:
+        if name in _REFUSED and headers[name] != _HARMLESS.get(name):
             raise S3Error("NotImplemented", f"The header {name.decode()} asks for {_REFUSED[name]}: not offered.")
         if name.startswith(b"x-amz-grant-"):
             raise _acl_refusal(name.decode())
