@@ -144,7 +144,7 @@ class S3App:
             if talk.started:
                 _LOG.error("answer cut short: %s %s: %s", scope["method"], request_id, error)
                 raise _CutShort from error
-            await self._refuse(scope, talk, headers, error, request_id)
+            await self._refuse(scope, talk, error, request_id)
         finally:
             self._in_flight -= 1
 
@@ -232,11 +232,11 @@ class S3App:
         self,
         scope: dict[str, Any],
         talk: _Conversation,
-        headers: list[tuple[bytes, bytes]],
         error: Exception,
         request_id: str,
     ) -> None:
         answer = _as_answer(error, request_id)
+        headers = self._answer_headers(request_id)  # not those of the answer that failed: they describe the object
         if answer.status >= 500:
             _LOG.warning("%s %s: %s", scope["method"], request_id, answer)
         method = scope["method"]
