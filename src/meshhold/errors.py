@@ -111,7 +111,7 @@ class IncompleteBodyError(RefusedError):
 
 
 class CallRefusedError(RefusedError):
-    """The daemon refused a call on its control socket. `kind` is the name of the error that it met."""
+    """The daemon, on its control socket, or a peer refused a call. `kind` is the name of the error that it met."""
 
     def __init__(self, message: str, fix: str = "", *, kind: str = "") -> None:
         super().__init__(message, fix)
@@ -178,6 +178,14 @@ class ChannelBrokenError(PeerError):
 
 class ProtocolError(PeerError):
     """Bytes that are not what the protocol allows: frame, encoding, kind or version; the message names which."""
+
+
+class PeerUnreachableError(PeerError, UnavailableError):
+    """No link to the node, or it broke: a call that had been sent may or may not have been served there."""
+
+
+class CallTimeoutError(PeerError, UnavailableError):
+    """The node did not answer a call in time: it may or may not have been served there."""
 
 
 # -- stored or received bytes are not what they should be -----------------------------------------------------------

@@ -1,0 +1,1 @@
+"""How bytes reach another machine: streams between addresses. Knows no message and no node."""
