@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import trio.testing
 
 from meshhold.errors import IntegrityError, UnknownFormatError
 from meshhold.index.contract import Counts, Listed, Row
-from meshhold.index.giveway import PATIENCE_S, PAUSE_S, GiveWay
 from meshhold.index.migrations import APPLICATION_ID, MIGRATIONS, check_schema, migrate
 from meshhold.index.pace import AWAY_FACTOR, CHEAP_S, CommitPace
 from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek, end_of_prefix
@@ -231,30 +229,3 @@ def test_a_slow_commit_keeps_the_loop_free_in_proportion_to_its_slowness() -> No
 
 
 # -- giving way --------------------------------------------------------------------------------------------------------
-
-
-async def test_the_loop_pauses_only_while_a_blocking_call_is_under_way(
-    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio finds the clock by the argument
-) -> None:
-    pauses: list[float] = []
-    done = trio.Event()
-
-    async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
-        await trio.sleep(PATIENCE_S * 3.5)
-        return function(*arguments)
-
-    give_way = GiveWay(elsewhere, pauses.append)  # type: ignore[arg-type] # less generic than the protocol
-
-    async def call() -> None:
-        assert await give_way(max, 1, 2) == 2
-        done.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_way.run)
-        await trio.sleep(1.0)
-        assert pauses == []
-        nursery.start_soon(call)
-        await done.wait()
-        await trio.sleep(1.0)
-        nursery.cancel_scope.cancel()
-    assert pauses == [PAUSE_S] * 3

@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.errors import SyncFailedError
 from meshhold.index.commits import GroupCommit
 from meshhold.index.failures import failure_of
-from meshhold.index.giveway import RunBlocking
 
 PAGES_MAX: Final = 2_048
 """8 MiB of 4 KiB pages: a checkpoint's two fsyncs are shared by some 500 small objects, and recovery reads no more."""

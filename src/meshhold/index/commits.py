@@ -17,9 +17,9 @@ from typing import Final
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.errors import FatalError, MeshHoldError, StorageFailedError, SyncFailedError
 from meshhold.index.failures import failure_of
-from meshhold.index.giveway import RunBlocking
 from meshhold.index.pace import CommitPace
 
 PENDING_MAX: Final = 1_024

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 CHEAP_S: Final = 0.002
-"""Beside a busy loop a thread needs longer than this to win the interpreter lock back (see `giveway`)."""
+"""Beside a busy loop a thread needs longer than this to win the interpreter lock back (see `meshhold.blocking`)."""
 AWAY_FACTOR: Final = 20
 
 

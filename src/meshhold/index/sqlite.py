@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.index.checkpoints import PAGE_SIZE, Checkpoints
 from meshhold.index.commits import GroupCommit
 from meshhold.index.contract import Counts, Listed, Row
 from meshhold.index.failures import failure_of
-from meshhold.index.giveway import GiveWay, RunBlocking
 from meshhold.index.migrations import check_schema, migrate
 from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek
 from meshhold.model.entry import Space
@@ -247,14 +247,12 @@ async def open_index(
         connections = await run_blocking(_open_connections, path)
     writer, reader = connections[0], connections[1 % len(connections)]
     try:
-        give_way = GiveWay(run_blocking)
-        index = SqliteIndex(writer, reader, give_way)
+        index = SqliteIndex(writer, reader, run_blocking)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(give_way.run)
                 nursery.start_soon(index.commits.run)
                 if path is not None:
-                    index.checkpoints = Checkpoints(connections[2], index.commits, give_way)
+                    index.checkpoints = Checkpoints(connections[2], index.commits, run_blocking)
                     nursery.start_soon(index.checkpoints.run)
                 yield index
                 nursery.cancel_scope.cancel()

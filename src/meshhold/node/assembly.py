@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import trio
-
 from meshhold import __version__
+from meshhold.blocking import RunBlocking, open_threads
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.chunkstore.disk import DiskChunkStore
 from meshhold.config import Config
@@ -26,7 +25,6 @@ from meshhold.index.sqlite import open_index
 from meshhold.model.ids import short_id
 from meshhold.model.stamp import Clock
 from meshhold.node.identity_file import load_identity
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.collector import Collector
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
@@ -43,6 +41,7 @@ from meshhold.store.renewal import Renewal
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
 
+COMMIT_THREADS: Final = 2  # one commits, one moves the log into the file
 STORAGE_THREADS: Final = 8  # disk and hashing work at once: more threads only queue for two cores and one disk
 COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still alive
 
@@ -88,16 +87,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def blocking_runner() -> RunBlocking:
-    """Return how this node leaves the event loop: into at most `STORAGE_THREADS` worker threads."""
-    limiter = trio.CapacityLimiter(STORAGE_THREADS)
-
-    async def run_blocking(function: Callable[..., Any], *arguments: Any) -> Any:
-        return await trio.to_thread.run_sync(partial(function, *arguments), limiter=limiter)
-
-    return run_blocking
-
-
 @asynccontextmanager
 async def open_node(config: Config) -> AsyncIterator[Node]:
     """Open the node that `config` describes; its data directory is made if there is none.
@@ -107,9 +96,11 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
     """
     data_dir: Path = config.node.data_dir
     identity = load_identity(data_dir / "identity")
-    run_blocking = blocking_runner()
-    chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
-    async with open_index(data_dir / "index.db", run_blocking=trio.to_thread.run_sync) as index:
+    async with (
+        open_threads(STORAGE_THREADS, COMMIT_THREADS) as (run_blocking, run_commits),
+        open_index(data_dir / "index.db", run_blocking=run_commits) as index,
+    ):
+        chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
         clock = Clock(identity.stamp_node)
         directory = Directory(identity, index, clock, now_ms)
         room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)

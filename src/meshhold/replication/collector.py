@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import Space
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
 from meshhold.replication.walk import walk_refs, walk_values

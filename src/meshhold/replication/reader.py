@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import Ref
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.content import Content, PartRow, decode_parts
 from meshhold.sealing.manifest import open_node, select

@@ -10,11 +10,11 @@ from typing import Final, Protocol
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import INLINE_SIZE_MAX, Ref
 from meshhold.model.ids import ChunkId
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.chunker import Chunker
 from meshhold.sealing.content import Content, PartRow, encode_parts

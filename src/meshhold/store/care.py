@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import IntegrityError
 from meshhold.model.entry import Space, Upload
 from meshhold.model.ids import ChunkId
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.collector import Collector
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ChunkMissingError
 from meshhold.model.ids import ChunkId
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.walk import walk_refs
 from meshhold.sealing.content import Content

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
+from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.identity import seal_to
 from meshhold.crypto.random import new_secret
@@ -20,7 +21,6 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind
-from meshhold.replication.blocking import RunBlocking
 from meshhold.replication.registers import Registers
 from meshhold.store.directory import Bucket, Directory
 

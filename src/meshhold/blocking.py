@@ -1,0 +1,84 @@
+"""How does blocking work leave the event loop, and get the interpreter lock while the loop is busy? Knows no work.
+
+CPython hands the lock over when a waiting thread has seen it held for a whole switch interval. An event loop lets go of
+it for microseconds at every poll; each release wakes the waiter too late to win and restarts its interval, so beside a
+loop that is always busy a thread can wait for seconds. The cure is to let go on purpose, long enough for it to wake up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+import trio
+
+PATIENCE_S: Final = 0.001
+"""A call that ends sooner needed no help; a longer one costs the loop one pause per this time."""
+PAUSE_S: Final = 0.00005
+"""A thread on a virtual machine wakes up in about this time; with the timer's slack, a tenth of `PATIENCE_S`."""
+
+_T = TypeVar("_T")
+
+
+class RunBlocking(Protocol):
+    """Run a blocking call elsewhere, and wait for its end even when cancelled, as `trio.to_thread.run_sync` does.
+
+    It is injected, so that a simulation can run the call inline: half-done disk work is never left to itself.
+    """
+
+    def __call__(self, function: Callable[..., _T], /, *arguments: Any) -> Awaitable[_T]:
+        """Return what `function` returns; its errors propagate."""
+
+
+def in_threads(threads: int) -> RunBlocking:
+    """Return a runner with at most `threads` calls at once; the others wait their turn."""
+    limiter = trio.CapacityLimiter(threads)
+
+    async def run(function: Callable[..., _T], /, *arguments: Any) -> _T:
+        return await trio.to_thread.run_sync(lambda: function(*arguments), limiter=limiter)
+
+    return run
+
+
+class GiveWay:
+    """Gives the interpreter lock to the calls of the runners that it wraps, while `run` runs."""
+
+    def __init__(self, pause: Callable[[float], object] = time.sleep) -> None:
+        self._pause = pause
+        self._calls = 0
+        self._begun = trio.Event()
+
+    def wrap(self, run_blocking: RunBlocking) -> RunBlocking:
+        """Return a runner whose calls the loop makes room for."""
+
+        async def run(function: Callable[..., _T], /, *arguments: Any) -> _T:
+            self._calls += 1
+            self._begun.set()
+            try:
+                return await run_blocking(function, *arguments)
+            finally:
+                self._calls -= 1
+
+        return run
+
+    async def run(self) -> None:
+        """Pause the loop now and then for as long as calls are under way, until cancelled."""
+        while True:
+            if not self._calls:
+                self._begun = trio.Event()
+                await self._begun.wait()
+            await trio.sleep(PATIENCE_S)
+            if self._calls:
+                self._pause(PAUSE_S)
+
+
+@asynccontextmanager
+async def open_threads(*sizes: int) -> AsyncIterator[list[RunBlocking]]:
+    """Yield a runner for each size: so many calls of it run at once, and a busy loop gives way to all of them."""
+    give_way = GiveWay()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_way.run)
+        yield [give_way.wrap(in_threads(size)) for size in sizes]
+        nursery.cancel_scope.cancel()
