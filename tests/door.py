@@ -18,19 +18,11 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 import trio
 
-from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.config import Config, NodeConfig, S3Config
-from meshhold.crypto.identity import Identity
-from meshhold.index.sqlite import open_index
 from meshhold.model.grant import Permission
-from meshhold.model.stamp import Clock
-from meshhold.node import assembly
-from meshhold.node.assembly import Node
-from meshhold.replication.registers import Registers
-from meshhold.replication.replica import LocalReplica
+from meshhold.node.assembly import Node, open_node
 from meshhold.s3.app import S3App
 from meshhold.s3.server import open_listeners, run_s3
-from meshhold.store.directory import Directory
 
 BUCKET: Final = "bucket"
 REGION: Final = "meshhold"
@@ -284,7 +276,7 @@ class DoorUnderTest:
         return await self.exchange(self.signed(method, target, body, headers, **more), method)
 
     async def check_health(self, wire: Wire, answer: Answer) -> None:
-        """Check that the same connection serves the next request, or that it has ended as announced and a new one does."""
+        """Check that the same connection serves the next request, or has ended as announced and a new one does."""
         question = self.signed("GET", f"/{BUCKET}/kept")
         if answer.headers.get("connection") == "close":
             assert await wire.ended()
@@ -293,6 +285,25 @@ class DoorUnderTest:
             await wire.send(question)
             found = await wire.answer()
         assert (found.status, found.body) == (200, KEPT)
+
+    async def check_refused(self, raw: bytes, status: int, code: str) -> Answer:
+        """Send bytes; the answer must be this refusal, nothing may have changed, and the door must go on."""
+        async with self.connect() as wire:
+            await wire.send(raw)
+            answer = await wire.answer()
+            assert (answer.status, answer.code) == (status, code), answer.body
+            assert answer.tag("Message")
+            assert answer.tag("RequestId") == answer.headers["x-amz-request-id"]
+            await self.check_health(wire, answer)
+        assert await self.stored() == ["kept"]
+        await self.settle()
+        return answer
+
+    async def settle(self) -> None:
+        """Wait until no request is in progress."""
+        with trio.fail_after(DEADLINE_S):
+            while self.app._in_flight:  # noqa: ASYNC110 - the app counts; nobody but tests would wait for it
+                await trio.sleep(0.001)
 
     async def grant(self, key: str, permissions: Permission, *, allow_list: bool = False) -> None:
         await self.node.access.grant(key, BUCKET, permissions, allow_list=allow_list)
@@ -314,20 +325,12 @@ def _refuse_death(error: BaseException) -> None:
 
 @asynccontextmanager
 async def open_door(folder: Path, **settings: Any) -> AsyncIterator[DoorUnderTest]:
-    """Assemble a node over the in-memory adapters and serve it. `settings` replace those of the door.
+    """Open a node in `folder`, as the daemon does, and serve it. `settings` replace those of the door.
 
     Resources: everything ends with the block, requests in flight included.
     """
     config = Config(folder / "config.yaml", None, (), NodeConfig(folder), S3Config(listen_addr="127.0.0.1:0"))
-    identity = Identity(bytes(32))
-    run_blocking = assembly.blocking_runner()
-    async with open_index(None, run_blocking=trio.to_thread.run_sync) as index:
-        clock = Clock(identity.stamp_node)
-        directory = Directory(identity, index, clock, assembly.now_ms)
-        replica = LocalReplica(index, clock, assembly.now_ms, node=identity.stamp_node)
-        registers = Registers(replica, clock, assembly.now_ms)
-        chunks = MemoryChunkStore()
-        node = assembly._assemble(config, identity, directory, registers, chunks, clock, run_blocking)
+    async with open_node(config) as node:
         door = replace(node.door, settings=replace(node.door.settings, **settings))
         await node.vaults.create("vault", alias=BUCKET)
         key = await node.access.add_key("tests", create_buckets=True)
