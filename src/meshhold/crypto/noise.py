@@ -33,10 +33,10 @@ pack_nonce: Final = struct.Struct("<4xQ").pack
 class Cipher(Protocol):
     """One key, set up once; both calls take a 12-byte nonce and release the GIL for large data."""
 
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+    def encrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
         """Return the ciphertext and its 16-byte tag."""
 
-    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+    def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
         """Undo `encrypt`. Errors: `WrongTag`."""
 
 
