@@ -16,7 +16,7 @@ from bench.run import Plan
 from bench.session import EXTRAS, TARGETS, Options, run_session
 
 _FULL = Plan(rounds=3, small_s=4, large_s=8)
-_QUICK = Plan(rounds=2, small_s=1, large_s=3)
+_QUICK = Plan(rounds=2, small_s=1, large_s=4)
 
 
 def main(words: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ PROFILED: Final = {"put4k": 16, "get4k": 16, "put64k": 16, "get64k": 16, "list50
 _RATE_HZ: Final = 250
 _MARGIN_S: Final = 1.0  # the load begins before the sampling and outlasts it
 _TOP: Final = 40
+_WAITING: Final = "WorkerThread._work (trio/"  # between two jobs; py-spy takes its wait for a lock for work
 
 
 def run_profiles(names: Sequence[str], seconds: float, out: Path) -> None:
@@ -81,7 +82,7 @@ def top_functions(stacks: str) -> str:
     """Return the functions with the most samples, from lines `outer;inner;innermost COUNT` that begin with a thread.
 
     "own" counts samples in the function itself, "total" those in it or in what it calls (recursion counted once);
-    percentages are of the samples of all running threads together.
+    percentages are of the samples of all running threads together, pool threads without a job left out.
     """
     own: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -89,7 +90,7 @@ def top_functions(stacks: str) -> str:
     for line in stacks.splitlines():
         path, _, count = line.rpartition(" ")
         thread, *frames = path.split(";")
-        if not frames:
+        if not frames or frames[-1].startswith(_WAITING):
             continue
         threads[_thread_name(thread)] += int(count)
         own[_function(frames[-1])] += int(count)
