@@ -226,6 +226,7 @@ class DoorUnderTest:
     port: int
     signer: Signer
     app: S3App
+    stop: trio.Event
 
     def signed(
         self,
@@ -339,9 +340,9 @@ async def open_door(folder: Path, **settings: Any) -> AsyncIterator[DoorUnderTes
         listeners = await open_listeners("127.0.0.1", 0)
         port = listeners[0].socket.getsockname()[1]
         signer = Signer(key.access_key_id, key.secret_access_key, f"127.0.0.1:{port}")
-        opened = DoorUnderTest(node, port, signer, app)
+        opened = DoorUnderTest(node, port, signer, app, trio.Event())
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_s3, app, listeners, trio.Event())
+            await nursery.start(run_s3, app, listeners, opened.stop)
             put = await opened.call("PUT", f"/{BUCKET}/kept", KEPT)
             assert put.status == 200, put.body
             yield opened

@@ -192,7 +192,7 @@ CHUNKED: dict[str, tuple[int, str, Callable[[DoorUnderTest], bytes]]] = {
     "size beyond every body": (
         400, "InvalidChunkSizeError", lambda d: framed(d, SIGNED, edit=swap(b"c;", b"f" * 16 + b";")),
     ),
-    "size line without end": (400, "IncompleteBody", lambda d: framed(d, SIGNED, edit=lambda out: b"c" * 100_000)),
+    "size line without end": (400, "IncompleteBody", lambda d: framed(d, SIGNED, edit=lambda _: b"c" * 100_000)),
     "size too small for its data": (
         400, "IncompleteBody", lambda d: framed(d, UNSIGNED_TRAILER, edit=swap(b"c\r", b"b\r")),
     ),
@@ -202,7 +202,7 @@ CHUNKED: dict[str, tuple[int, str, Callable[[DoorUnderTest], bytes]]] = {
     "no last chunk": (
         400, "IncompleteBody", lambda d: framed(d, SIGNED, edit=lambda out: out[: out.rindex(b"\r\n0;") + 2]),
     ),
-    "nothing at all": (400, "IncompleteBody", lambda d: framed(d, SIGNED, edit=lambda out: b"")),
+    "nothing at all": (400, "IncompleteBody", lambda d: framed(d, SIGNED, edit=lambda _: b"")),
     "junk after the end": (400, "InvalidRequest", lambda d: framed(d, SIGNED, edit=lambda out: out + b"junk")),
     "a small chunk in the middle": (400, "InvalidChunkSizeError", lambda d: framed(d, SIGNED, (b"a", b"b", b"c"))),
     "no trailer": (400, "MalformedTrailerError", lambda d: framed(d, UNSIGNED_TRAILER, trailer="")),
@@ -235,7 +235,8 @@ CHUNKED: dict[str, tuple[int, str, Callable[[DoorUnderTest], bytes]]] = {
         lambda d: framed(d, SIGNED_TRAILER, edit=lambda out: out[: out.index(b"x-amz-trailer-sig")] + b"\r\n"),
     ),
     "two trailers announced": (
-        400, "InvalidRequest", lambda d: framed(d, UNSIGNED_TRAILER, announce="x-amz-checksum-crc32,x-amz-checksum-sha1"),
+        400, "InvalidRequest",
+        lambda d: framed(d, UNSIGNED_TRAILER, announce="x-amz-checksum-crc32,x-amz-checksum-sha1"),
     ),
 }  # fmt: skip
 

@@ -268,6 +268,8 @@ def _hoisted(request: Request) -> dict[bytes, bytes]:
 
 def _check_framing(raw: list[tuple[bytes, bytes]], by_name: dict[bytes, bytes], http_version: str) -> None:
     """Refuse requests whose end two parsers could see in different places (request smuggling)."""
+    if http_version[:2] != "1.":
+        raise _framing_refusal(f"HTTP/{http_version} is not spoken here; speak HTTP/1.1.")
     if b"transfer-encoding" in by_name:
         if b"content-length" in by_name:
             raise _framing_refusal("Both Content-Length and Transfer-Encoding are given; send one of them.")

@@ -161,35 +161,33 @@ class _Protocol(H11Protocol):
 
     async def _refuse_framing(self, status_hint: int) -> None:
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            _, ended = self.connection.trailing_data
-            error = _TIMEOUT if self.timed_out else _framing_error(status_hint, ended=ended)
+            error = self._framing_error(status_hint)
             headers, body = self._s3_app.unframed_answer(error)
             await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
             await self._send_h11_event(h11.Data(data=body))
             await self._send_h11_event(h11.EndOfMessage())
         await self.send(Closed())
 
+    def _framing_error(self, status_hint: int) -> S3Error:
+        _, ended = self.connection.trailing_data
+        if self.timed_out:
+            return S3Error("RequestTimeout", "The request's headers did not arrive in time; send it again.")
+        if status_hint == 431 and self.connection.our_state is h11.IDLE:
+            return S3Error("RequestHeaderSectionTooLarge", f"The headers exceed {HEADERS_SIZE_MAX} bytes.")
+        if status_hint == 501:
+            return S3Error(
+                "NotImplemented",
+                "A header you provided implies functionality that is not implemented: send Transfer-Encoding: chunked.",
+                fields={"Header": "Transfer-Encoding"},
+            )
+        if ended:
+            return S3Error("IncompleteBody", "The connection closed before the request was complete; send it again.")
+        return S3Error("BadRequest", "The request is not well-formed HTTP/1.1.")
+
     @property
     def _s3_app(self) -> S3App:
         app: Any = self.app  # hypercorn calls it by its own type
         return app  # type: ignore[no-any-return] # an S3App is what `run_s3` was given
-
-
-_TIMEOUT: Final = S3Error("RequestTimeout", "The request's headers did not arrive in time; send it again.")
-
-
-def _framing_error(status_hint: int, *, ended: bool) -> S3Error:
-    if status_hint == 431:
-        return S3Error("RequestHeaderSectionTooLarge", f"The headers exceed {HEADERS_SIZE_MAX} bytes.")
-    if status_hint == 501:
-        return S3Error(
-            "NotImplemented",
-            "A header you provided implies functionality that is not implemented: send Transfer-Encoding: chunked.",
-            fields={"Header": "Transfer-Encoding"},
-        )
-    if ended:
-        return S3Error("IncompleteBody", "The connection was closed before the request was complete; send it again.")
-    return S3Error("BadRequest", "The request is not well-formed HTTP/1.1.")
 
 
 def _origin_form(target: bytes) -> bytes:
