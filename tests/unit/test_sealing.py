@@ -43,7 +43,7 @@ def test_a_chunk_is_named_by_its_sealed_bytes() -> None:
 
 
 def test_equal_bytes_are_one_chunk_within_a_vault_and_never_across() -> None:
-    assert seal_chunk(KEYS, b"photo") == seal_chunk(VaultKeys(b"s" * 32, epoch=9), b"photo")
+    assert seal_chunk(KEYS, b"photo") == seal_chunk(VaultKeys(b"s" * 32, {9: b"e" * 32}), b"photo")
     assert seal_chunk(KEYS, b"photo")[0].chunk != seal_chunk(OTHER, b"photo")[0].chunk
 
 

@@ -2,12 +2,16 @@
 
 secret ─┬─ signing key (Ed25519): its public half, hashed, is the vault's id
         ├─ convergence secret: keyed hash of a chunk's plaintext is that chunk's one-use key
-        └─ wrapping keys, one per epoch: keyed hash of purpose and salt is a small value's one-use key
+        └─ wrapping key of epoch 1: keyed hash of purpose and salt is a small value's one-use key
+
+Later epochs have secrets of their own, random and given only to the members of that time: whoever was removed before
+cannot derive them.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from nacl.signing import SigningKey
@@ -29,23 +33,25 @@ _WRAPPING: Final = "MeshHold vault 2025-01 wrapping key of epoch "
 
 
 class VaultKeys:
-    """Everything that a trusted member derives from the vault's 32-byte secret; `epoch` is the current one, from 1.
+    """Everything that a trusted member derives from the vault's 32-byte secret and those of its later epochs.
 
-    Two instances of one secret are interchangeable. Thread-safe. Errors: `InvalidError` for a wrong size or epoch.
+    `epoch_secrets` maps epochs from 2 on to 32 bytes each; `epoch` is the newest one. Two instances of the same secrets
+    are interchangeable. Thread-safe. Errors: `InvalidError` for a wrong size or epoch.
     """
 
-    def __init__(self, secret: bytes, epoch: int = 1) -> None:
-        if len(secret) != SECRET_SIZE:
-            raise InvalidError(f"a vault's secret has {SECRET_SIZE} bytes, not {len(secret)}")
-        if not 1 <= epoch <= _EPOCH_MAX:
-            raise InvalidError(f"epoch {epoch} is out of range", f"epochs count from 1 to {_EPOCH_MAX}")
-        self._secret = secret
-        self.epoch = epoch
+    def __init__(self, secret: bytes, epoch_secrets: Mapping[int, bytes] | None = None) -> None:
+        self.secrets = {1: secret, **(epoch_secrets or {})}
+        for epoch, each in self.secrets.items():
+            if len(each) != SECRET_SIZE:
+                raise InvalidError(f"a vault's secret has {SECRET_SIZE} bytes, not {len(each)}")
+            if not 1 <= epoch <= _EPOCH_MAX:
+                raise InvalidError(f"epoch {epoch} is out of range", f"epochs count from 1 to {_EPOCH_MAX}")
+        self.epoch = max(self.secrets)
         self._signing = SigningKey(derive_key(secret, _SIGNING))
         self.signing_public = bytes(self._signing.verify_key)
         self.vault_id = vault_id_of(self.signing_public)
         self.convergence = derive_key(secret, _CONVERGENCE)
-        self._wrap_keys: dict[int, bytes] = {}
+        self._wrap_keys = {epoch: derive_key(each, f"{_WRAPPING}{epoch}") for epoch, each in self.secrets.items()}
 
     def sign(self, message: bytes) -> bytes:
         """Return the vault's 64-byte Ed25519 signature of `message`."""
@@ -56,16 +62,11 @@ class VaultKeys:
         return keyed_hash(self.convergence, plaintext)
 
     def wrap_key(self, epoch: int) -> bytes:
-        """Return the wrapping key of an epoch.
-
-        Kept for the epochs up to the current one only, so that hostile headers cannot grow the memory.
-        """
-        key = self._wrap_keys.get(epoch)
-        if key is None:
-            key = derive_key(self._secret, f"{_WRAPPING}{epoch}")
-            if 1 <= epoch <= self.epoch:
-                self._wrap_keys[epoch] = key
-        return key
+        """Return the wrapping key of an epoch. Errors: `SealBrokenError` for one whose secret this member lacks."""
+        try:
+            return self._wrap_keys[epoch]
+        except KeyError:
+            raise SealBrokenError(f"this node was not given the secret of epoch {epoch}") from None
 
     def seal_small(self, purpose: str, aad: bytes, salt: bytes, plaintext: bytes) -> bytes:
         """Return `plaintext` sealed under the current epoch for one purpose; opening takes the same `aad`.

@@ -28,7 +28,7 @@ class Kind(StrEnum):
     VAULT = "vault"
     """key = vault id; private: name, created_ms; public: replication_factor, index_replicas"""
     MEMBER = "member"
-    """key = vault id/node id; public: role and, for a trusted member, the vault's secret sealed to the node"""
+    """key = vault id/node id; public: role and, for a trusted member, the secret of each epoch sealed to the node"""
     ALIAS = "alias"
     """key = vault id; private: the bucket name"""
     GRANT = "grant"

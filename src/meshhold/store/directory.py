@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -30,6 +30,10 @@ from meshhold.registry.record import (
     sign_by_vault,
 )
 from meshhold.registry.state import Registry
+
+
+TRUSTED: Final = "trusted"
+UNTRUSTED: Final = "untrusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,9 @@ class Directory:
         vaults: dict[VaultId, Bucket] = {}
         for record in self._registry.live(Kind.MEMBER):
             vault = VaultId(record.scope)
-            if record.key == f"{vault}/{self._identity.node_id}" and "secret" in record.public:
-                bucket = self._open_vault(vault, self._identity.open_sealed(record.public["secret"]))
+            if record.key == f"{vault}/{self._identity.node_id}" and record.public["role"] == TRUSTED:
+                secrets = {epoch: self._identity.open_sealed(box) for epoch, box in record.public["secrets"]}
+                bucket = self._open_vault(vault, VaultKeys(secrets.pop(1), secrets))
                 if bucket is not None:
                     vaults[vault] = bucket
         self.by_id = vaults
@@ -166,11 +171,10 @@ class Directory:
         self.secrets = {grant.key: grant.secret for grant in self.grants.values() if grant.secret}
         self.secrets.update({key.id: key.secret for key in self.keys.values()})
 
-    def _open_vault(self, vault: VaultId, secret: bytes) -> Bucket | None:
+    def _open_vault(self, vault: VaultId, keys: VaultKeys) -> Bucket | None:
         record = self._registry.get(Kind.VAULT, vault)
         if record is None:
             return None
-        keys = VaultKeys(secret)
         facts = _open_private(record, keys)
         alias = self._registry.get(Kind.ALIAS, vault)
         return Bucket(

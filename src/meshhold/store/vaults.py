@@ -22,7 +22,7 @@ from meshhold.errors import (
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind
 from meshhold.replication.registers import Registers
-from meshhold.store.directory import Bucket, Directory
+from meshhold.store.directory import TRUSTED, Bucket, Directory
 
 NAME_LENGTH_MAX = 128
 FACTOR_MAX = 16  # more copies than any mesh this is made for has reliable machines
@@ -80,7 +80,7 @@ class Vaults:
         node = directory.identity.node_id
         public = {"replication_factor": replication_factor, "index_replicas": [node]}
         private = {"name": name, "created_ms": directory.now_ms()}
-        role = {"role": "trusted", "secret": seal_to(node, secret)}
+        role = {"role": TRUSTED, "secrets": [[1, seal_to(node, secret)]]}
         records = [
             directory.vault_record(keys, Kind.VAULT, keys.vault_id, public=public, private=private),
             directory.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=role, private={}),
