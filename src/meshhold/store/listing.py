@@ -45,7 +45,7 @@ class Listing:
             return Page()
         if not delimiter:
             return await self._plain_page(bucket, prefix, after, limit)
-        if after.startswith(prefix) and after.find(delimiter, len(prefix)) == len(after) - len(delimiter):
+        if after.startswith(prefix) and 0 <= after.find(delimiter, len(prefix)) == len(after) - len(delimiter):
             after += _ABOVE
         return await self._grouped_page(bucket, prefix, delimiter, after, limit)
 
