@@ -19,12 +19,14 @@ from meshhold.errors import (
     NoSuchBucketError,
     NoSuchVaultError,
 )
+from meshhold.model.entry import Space
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind
 from meshhold.replication.registers import Registers
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 
 NAME_LENGTH_MAX = 128
+_PAGE = 500
 FACTOR_MAX = 16  # more copies than any mesh this is made for has reliable machines
 
 
@@ -175,7 +177,15 @@ class Vaults:
         await self._run_blocking(self._chunks.drop_vault, vault)
 
     async def _holds_anything(self, bucket: Bucket) -> bool:
-        return self._registers.counts(bucket.id).objects > 0
+        if self._registers.counts(bucket.id).objects > 0:
+            return True
+        after = b""
+        while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PAGE):
+            if any(entry.value is not None for _, entry in page):
+                return True
+            after = page[-1][0]
+            await trio.lowlevel.checkpoint()
+        return False
 
     def _check_alias(self, alias: str, vault: VaultId) -> None:
         check_bucket_name(alias)
