@@ -185,14 +185,13 @@ def parse_complete(raw: bytes) -> list[PartClaim]:
 
     Errors: `MalformedXML`, also for no part or more than 10,000; `InvalidArgument` for a number out of 1 to 10,000.
     """
-    claims = []
-    for child in _parse(raw, "CompleteMultipartUpload").children:
+    children = _parse(raw, "CompleteMultipartUpload").children
+    if not 0 < len(children) <= PARTS_MAX:
+        _malformed(f"name 1 to {PARTS_MAX} parts, not {len(children)}")
+    for child in children:
         if child.name != "Part":
             _malformed(f"<{child.name}> is not known in <CompleteMultipartUpload>")
-        claims.append(_part(child))
-    if not 0 < len(claims) <= PARTS_MAX:
-        _malformed(f"name 1 to {PARTS_MAX} parts, not {len(claims)}")
-    return claims
+    return [_part(child) for child in children]
 
 
 _PART_FIELDS: Final = {"PartNumber", "ETag", *_CHECKSUM_ELEMENTS}
