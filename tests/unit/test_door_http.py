@@ -216,7 +216,7 @@ async def test_a_wanted_body_is_called_for(door: DoorUnderTest) -> None:
         head = door.sign("PUT", "/bucket/new", b"body", {"Expect": "100-continue"})
         await wire.send(render("PUT", "/bucket/new", head))
         with trio.fail_after(DEADLINE_S):
-            assert await wire.stream.receive_some(100) == b"HTTP/1.1 100 \r\n\r\n"
+            assert await wire.stream.receive_some(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         await wire.send(b"body")
         answer = await wire.answer()
         assert answer.status == 200

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from math import inf
 from typing import Any, Final, NoReturn
 
@@ -147,6 +148,9 @@ class _Protocol(H11Protocol):
             if self.connection.their_state is not h11.ERROR:
                 raise
             return
+        if isinstance(event, (h11.Response, h11.InformationalResponse)) and not event.reason:
+            # botocore takes an answer instead of `100 Continue` for one only if it has a reason phrase
+            data = data.replace(b" \r\n", b" %b\r\n" % _PHRASES[event.status_code], 1)
         if type(event) is h11.Response:
             self._head = data
             return
@@ -188,6 +192,9 @@ class _Protocol(H11Protocol):
     def _s3_app(self) -> S3App:
         app: Any = self.app  # hypercorn calls it by its own type
         return app  # type: ignore[no-any-return] # an S3App is what `run_s3` was given
+
+
+_PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 def _origin_form(target: bytes) -> bytes:
