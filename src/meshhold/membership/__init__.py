@@ -1,0 +1,1 @@
+"""Who is in the mesh, and who of them lives? SWIM with Lifeguard as pure decisions; knows no link, clock or disk."""

@@ -1,0 +1,69 @@
+"""How patient, how loud and how large is membership? Each number with its reason; knows nobody's state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The knobs of one node. Nodes of one mesh may differ: none of these is agreed on the wire.
+
+    Source: Das, Gupta, Motivala, "SWIM" (2002); Dadgar, Phillips, Currey, "Lifeguard" (2018).
+    """
+
+    probe_interval_s: float = 1.0
+    """Each node is watched by its neighbour this often, so a death is noticed within this and one probe. Halving it
+    doubles idle traffic."""
+    probe_timeout_s: float = 0.5
+    """A direct answer later than this is asked for through others: several times a transcontinental round trip."""
+    relays: int = 3
+    """Others asked to probe in our place; with 5 % loss a living node then fails one probe in 1,600."""
+    nack_fraction: float = 0.8
+    """A relay admits failure after this part of the timeout, so that its answer still arrives in time to be counted."""
+    suspicion_factor: float = 4.0
+    """Shortest suspicion in probe intervals at up to 10 nodes; more accuses less and finds the dead later."""
+    suspicion_stretch: float = 6.0
+    """A suspicion that nobody confirms lasts this many times longer: one starved accuser is no proof."""
+    confirmations: int = 2
+    """Further accusers that make a suspicion as short as it gets: two short of `suspicion_factor`, as phases differ."""
+    checkers: int = 6
+    """About so many members probe a fresh suspect at once, whatever the size of the mesh: thrice what is needed."""
+    awareness_max: int = 8
+    """A node that doubts its own health slows its probes down by at most this factor."""
+    rumor_factor: int = 4
+    """Each node sends a rumor λ·⌈log10(n+1)⌉ times; at 4, one node in some thousands misses it until the next sync."""
+    gossip_interval_s: float = 0.2
+    """While there are rumors they do not wait for the next probe. Costs nothing when there are none."""
+    gossip_fanout: int = 3
+    gossip_size_bytes_max: int = 8 * 1024
+    """About 25 rumors in one message: a mesh of thousands that splits and heals drains its rumors in a minute."""
+    piggyback_size_bytes_max: int = 1024
+    """Probes stay in one packet."""
+    sync_interval_s: float = 30.0
+    """Digests are compared with one other member this often: bounds how long a lost rumor is missed."""
+    revive_interval_s: float = 3.0
+    """All nodes together try each dead member about this often while it is freshly dead: bounds the time to heal."""
+    revive_age_s: float = 60.0
+    """Members dead for `a` seconds are tried a/`revive_age_s` times more rarely,"""
+    revive_rarity_max: float = 20.0
+    """but not more rarely than by this factor."""
+    join_s: float = 5.0
+    """A node this young does not repeat what it learns by sync: all others know it already."""
+    forget_s: float = 7 * 86_400.0
+    """Dead and left members are listed this long."""
+    stall_s: float = 0.3
+    """A timer this much too late says that this process was not running: it was deaf, not the others dead."""
+    roster_max: int = 4096
+    """Members known at once; about 2 MiB."""
+    truce_s: float = 30.0
+    """Two running nodes with one id refute each other no more often than this."""
+
+    def suspicion_min_s(self, members: int) -> float:
+        """Return 4·max(1, log10 n) probe intervals."""
+        return self.suspicion_factor * max(1.0, math.log10(max(1, members))) * self.probe_interval_s
+
+    def sends_max(self, members: int) -> int:
+        """Return how often one node repeats a rumor: λ·⌈log10(n+1)⌉."""
+        return self.rumor_factor * math.ceil(math.log10(members + 1))
