@@ -17,6 +17,7 @@ from meshhold.model.entry import Checksums, ObjectVersion, Upload
 from meshhold.model.stamp import Clock
 from meshhold.replication.collector import Collector
 from meshhold.replication.reader import ChunkReader
+from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.registers import Registers
 from meshhold.replication.replica import LocalReplica
 from meshhold.replication.writer import ChunkWriter
@@ -110,7 +111,7 @@ class StoreKit:
         self.index = index
         self.chunks = chunks
         self.clock = Clock(identity.stamp_node)
-        self.directory = Directory(identity, index, self.clock, wall.now_ms)
+        self.directory = Directory(identity, RecordKeeper(index, self.clock, wall.now_ms), self.clock, wall.now_ms)
         self.replica = LocalReplica(index, self.clock, wall.now_ms, node=identity.stamp_node)
         self.registers = Registers(self.replica, self.clock, wall.now_ms)
         self.writer = ChunkWriter(chunks, run_inline, now_s=wall.now_s)

@@ -24,6 +24,7 @@ from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.model.stamp import Clock
 from meshhold.registry.record import Kind
+from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.store.access import LABEL_LENGTH_MAX
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Directory
@@ -214,7 +215,8 @@ async def test_another_node_learns_nothing(kit: StoreKit) -> None:
     key = await kit.access.add_key("phone")
     await kit.access.grant(key.access_key_id, "photos", READ)
     other = Identity(b"o" * 32)
-    directory = Directory(other, kit.index, Clock(other.stamp_node), Wall().now_ms)
+    clock = Clock(other.stamp_node)
+    directory = Directory(other, RecordKeeper(kit.index, clock, Wall().now_ms), clock, Wall().now_ms)
     assert (directory.refused, directory.by_id, directory.keys, directory.grants) == ([], {}, {}, {})
     records = b"".join(raw for _, _, raw in kit.index.load_records())
     for secret in (key.secret_access_key.encode(), b"photos", b"phone"):

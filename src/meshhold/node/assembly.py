@@ -28,6 +28,7 @@ from meshhold.node.identity_file import load_identity
 from meshhold.replication.collector import Collector
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
+from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.registers import Registers
 from meshhold.replication.replica import LocalReplica
 from meshhold.replication.writer import ChunkWriter
@@ -52,6 +53,7 @@ class Node:
 
     config: Config
     identity: Identity
+    keeper: RecordKeeper
     directory: Directory
     vaults: Vaults
     access: Access
@@ -102,11 +104,12 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
     ):
         chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
         clock = Clock(identity.stamp_node)
-        directory = Directory(identity, index, clock, now_ms)
+        keeper = RecordKeeper(index, clock, now_ms)
+        directory = Directory(identity, keeper, clock, now_ms)
         room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)
         replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node, check_room=room.check)
         registers = Registers(replica, clock, now_ms)
-        yield _assemble(config, identity, directory, registers, chunks, clock, run_blocking)
+        yield _assemble(config, identity, keeper, directory, registers, chunks, clock, run_blocking)
 
 
 def _free_bytes(folder: Path) -> int:
@@ -118,6 +121,7 @@ def _free_bytes(folder: Path) -> int:
 def _assemble(
     config: Config,
     identity: Identity,
+    keeper: RecordKeeper,
     directory: Directory,
     registers: Registers,
     chunks: ChunkStore,
@@ -144,4 +148,4 @@ def _assemble(
     )
     settings = Settings(region=config.s3.region, put_size_max=config.s3.max_put_bytes)
     door = Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms)
-    return Node(config, identity, directory, vaults, access, care, uploads, door, chunks, time.time())
+    return Node(config, identity, keeper, directory, vaults, access, care, uploads, door, chunks, time.time())

@@ -74,7 +74,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
     async with open_node(config) as node, trio.open_nursery() as background:
         stop = trio.Event()
         await background.start(_wait_for_signal, stop)
-        for refused in node.directory.refused:
+        for refused in node.keeper.left_out:
             _LOG.error("registry record left out: %s", refused)
         await node.vaults.drop_deleted()
         async with trio.open_nursery() as doors:

@@ -1,7 +1,7 @@
 """What is one registry record, and which of two wins? Signed, versioned, last writer by stamp. Knows no clock, no disk.
 
-A record of kind `vault`, `member`, `alias` or `grant` is signed by its vault's key, which the vault's id certifies; one
-of kind `key` by the node that minted the key. What outsiders must not read is inside `private`, sealed by the author.
+A record of kind `vault`, `member`, `alias` or `grant` is signed by its vault's key, which the vault's id certifies; the
+others by the node that states them. What outsiders must not read is inside `private`, sealed by the author.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ class Kind(StrEnum):
     """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label"""
     KEY = "key"
     """key = access key id; sealed to the minting node: secret, label, created_ms, create_buckets"""
+    NODE = "node"
+    """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
+    BAN = "ban"
+    """key = node id; public: the banning node. A deletion lifts the ban"""
+    SWARM = "swarm"
+    """key = "key"; public: the next swarm key sealed to each node that stays, and until when the old one is taken"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +89,33 @@ def sign_by_node(record: Record, identity: Identity) -> Record:
     return replace(record, signature=identity.sign(record.signed_bytes()))
 
 
+BY_NODES: Final = frozenset({Kind.KEY, Kind.NODE, Kind.BAN, Kind.SWARM})
+"""Kinds that a node signs, named in `public["node"]`; the others are signed by their vault."""
+
+
+def check_successor(known: Record, record: Record) -> None:
+    """Refuse that one node replaces what is another's: an access key belongs to the node that minted it.
+
+    Errors: `IntegrityError`.
+    """
+    if record.kind is Kind.KEY and known.public.get("node") != record.public.get("node"):
+        raise IntegrityError(f"access key {record.key!r} belongs to another node than the record's author")
+
+
 def check_authority(record: Record) -> None:
-    """Accept a record only from who may write it: the vault's key for its vault, the minting node for its key.
+    """Accept a record only from who may write it: a vault's key for its vault, a node for its own facts and keys.
+
+    Any node of the mesh may ban another one or rotate the swarm key: whoever is let in at all is trusted that far.
 
     Errors: `IntegrityError` names the record whose signature or authority does not hold.
     """
-    if record.kind is Kind.KEY:
+    message = record.signed_bytes()
+    if record.kind in BY_NODES:
         node = record.public.get("node", "")
-        valid = isinstance(node, str) and verify(NodeId(node), record.signed_bytes(), record.signature)
+        named = isinstance(node, str) and (record.kind is not Kind.NODE or node == record.key)
+        valid = named and verify(NodeId(node), message, record.signature)
     else:
-        valid = verify_vault(VaultId(record.scope), record.signer, record.signed_bytes(), record.signature)
+        valid = verify_vault(VaultId(record.scope), record.signer, message, record.signature)
     if not valid:
         raise IntegrityError(f"registry record {record.kind} {record.key!r} is not signed by who may write it")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhold.registry.record import Kind, Record, check_authority, newer
+from meshhold.registry.record import Kind, Record, check_authority, check_successor, newer
 
 
 class Registry:
@@ -11,17 +11,31 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[tuple[Kind, str], Record] = {}
 
+    def would_take(self, record: Record) -> bool:
+        """Tell whether the record is newer than what is known. Its authority is not looked at.
+
+        Errors: `IntegrityError` when another node tries to replace what only its first author may.
+        """
+        known = self._records.get((record.kind, record.key))
+        if known is None:
+            return True
+        check_successor(known, record)
+        return known != record and newer(known, record) is not known
+
     def merge(self, record: Record) -> bool:
         """Take the record if it is newer than what is known; return whether anything changed.
 
         Errors: `IntegrityError` for a record that its author may not write; nothing changes then.
         """
-        known = self._records.get((record.kind, record.key))
-        if known == record or (known is not None and newer(known, record) is known):
+        if not self.would_take(record):
             return False
         check_authority(record)
         self._records[record.kind, record.key] = record
         return True
+
+    def known(self, kind: Kind, key: str) -> Record | None:
+        """Return the record, be it a deletion, or None if there never was one."""
+        return self._records.get((kind, key))
 
     def get(self, kind: Kind, key: str) -> Record | None:
         """Return the record unless it was deleted or never known."""

@@ -104,9 +104,10 @@ class Care:
                     report.bytes += value.size
                 name = f"{bucket.alias or bucket.name}/{key.decode('utf-8', 'backslashreplace')}"
                 if space is Space.PARTS:
-                    name = f"{bucket.alias or bucket.name}, part {key[-2:].hex()} of upload {key[:-2].hex()}"
+                    number = int.from_bytes(key[-2:], "big")
+                    name = f"{bucket.alias or bucket.name}, part {number} of upload {key[:-2].hex()}"
                 await self._check_content(bucket, name, content, report, deep=deep)
-                if report.objects % _PROGRESS_EVERY == 0:
+                if space is Space.OBJECTS and report.objects % _PROGRESS_EVERY == 0:
                     await progress({"vault": bucket.name, "objects": report.objects, "chunks": report.chunks})
         after = b""
         while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PROGRESS_EVERY):

@@ -6,7 +6,7 @@ then visible.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,22 +15,12 @@ import msgpack
 from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.errors import ConflictError, IntegrityError
-from meshhold.index.contract import Records
 from meshhold.model.grant import Permission
 from meshhold.model.ids import AccessKeyId, VaultId
 from meshhold.model.stamp import Clock, Stamp
-from meshhold.registry.record import (
-    RECORD_SIZE_MAX,
-    Kind,
-    Record,
-    decode_record,
-    encode_record,
-    sign_by_node,
-    sign_by_vault,
-)
+from meshhold.registry.record import Kind, Record, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
-
+from meshhold.replication.record_keeper import RecordKeeper
 
 TRUSTED: Final = "trusted"
 UNTRUSTED: Final = "untrusted"
@@ -72,36 +62,31 @@ class GrantFacts:
 
 
 class Directory:
-    """The registry as this node can read it.
+    """The registry as this node can read it: derived anew whenever a record changes."""
 
-    Errors: a record that does not verify at start is left out and named in `refused`.
-    """
-
-    def __init__(self, identity: Identity, records: Records, clock: Clock, now_ms: Callable[[], int]) -> None:
+    def __init__(self, identity: Identity, keeper: RecordKeeper, clock: Clock, now_ms: Callable[[], int]) -> None:
         self._identity = identity
-        self._records = records
+        self._keeper = keeper
+        self._registry = keeper.registry
         self._clock = clock
         self._now_ms = now_ms
-        self._registry = Registry()
-        self.refused: list[str] = []
         self.by_id: dict[VaultId, Bucket] = {}
         self.by_alias: dict[str, Bucket] = {}
         self.keys: dict[AccessKeyId, KeyFacts] = {}
         self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
         self.secrets: dict[AccessKeyId, str] = {}
-        for kind, key, raw in records.load_records():
-            try:
-                record = decode_record(raw)
-                self._registry.merge(record)
-                clock.observe(record.stamp)
-            except IntegrityError as error:
-                self.refused.append(f"{kind} {key}: {error.message}")
-        self._open_all()
+        keeper.follow(self._open_all)
+        self._open_all(())
 
     @property
     def identity(self) -> Identity:
         """This node's identity."""
         return self._identity
+
+    @property
+    def registry(self) -> Registry:
+        """The records themselves."""
+        return self._registry
 
     def now_ms(self) -> int:
         """Milliseconds since 1970 by this node's clock."""
@@ -136,20 +121,11 @@ class Directory:
 
     async def write(self, *records: Record) -> None:
         """Make the records durable together, then let every reader see them."""
-        rows: list[tuple[str, str, bytes]] = []
-        for record in records:
-            raw = encode_record(record)
-            if len(raw) > RECORD_SIZE_MAX:
-                raise ConflictError(f"{record.kind} {record.key} does not fit a record", "use shorter names")
-            rows.append((record.kind, record.key, raw))
-        await self._records.save_records(rows)
-        for record in records:
-            self._registry.merge(record)
-        self._open_all()
+        await self._keeper.write(*records)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _open_all(self) -> None:
+    def _open_all(self, _: Sequence[Record]) -> None:
         """Derive the ready answers from the records. Vaults, keys and grants are few: all of them, at each change."""
         vaults: dict[VaultId, Bucket] = {}
         for record in self._registry.live(Kind.MEMBER):

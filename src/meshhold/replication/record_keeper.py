@@ -1,0 +1,109 @@
+"""The registry on this node: checked, merged, durable, and told to whoever derives something from it.
+
+Knows no peer and no vault's secret. A record is durable before anyone sees it, and nobody's record gets in unchecked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import trio
+
+from meshhold.errors import ConflictError, IntegrityError
+from meshhold.index.contract import Records
+from meshhold.model.stamp import Clock
+from meshhold.registry.digest import Held, held
+from meshhold.registry.record import RECORD_SIZE_MAX, Kind, Record, check_authority, decode_record, encode_record
+from meshhold.registry.state import Registry
+
+WINDOW_MS: Final = 10 * 60 * 1000  # a stamp further ahead would make its record, and this clock, unbeatable for years
+RECORDS_MAX: Final = 100_000  # about 50 MiB: no home comes near, and a hostile member cannot fill the memory
+_LOG: Final = logging.getLogger("meshhold.registry")
+
+
+class RecordKeeper:
+    """The records that this node knows.
+
+    `refused` counts records from outside that were not let in, by reason; `left_out` names those that did not verify at
+    start. Resources: borrows `records`.
+    """
+
+    def __init__(self, records: Records, clock: Clock, now_ms: Callable[[], int]) -> None:
+        self._records = records
+        self._clock = clock
+        self._now_ms = now_ms
+        self._merging = trio.Lock()
+        self._followers: list[Callable[[Sequence[Record]], None]] = []
+        self._held: dict[tuple[Kind, str], Held] = {}
+        self.registry = Registry()
+        self.refused: dict[str, int] = {}
+        self.left_out: list[str] = []
+        for kind, key, raw in records.load_records():
+            try:
+                record = decode_record(raw)
+                self.registry.merge(record)
+                self._held[record.kind, record.key] = held(record)
+                clock.observe(record.stamp)
+            except IntegrityError as error:
+                self.left_out.append(f"{kind} {key}: {error.message}")
+
+    @property
+    def held(self) -> list[Held]:
+        """What is known, as a comparison with another node names it."""
+        return list(self._held.values())
+
+    def follow(self, follower: Callable[[Sequence[Record]], None]) -> None:
+        """Call `follower` with each batch of records that became current, after it is durable."""
+        self._followers.append(follower)
+
+    async def write(self, *records: Record) -> None:
+        """Make records of this node's own durable together, then visible. Errors: `ConflictError` for one too large."""
+        async with self._merging:
+            await self._take([record for record in records if self.registry.would_take(record)])
+
+    async def receive(self, raws: Iterable[bytes], source: str) -> int:
+        """Take records from outside; return how many were news. Bad ones are refused one by one, counted and named."""
+        async with self._merging:
+            news: dict[tuple[Kind, str], Record] = {}
+            for raw in raws:
+                record = self._checked(raw, source)
+                if record is not None:
+                    news[record.kind, record.key] = record
+            if news:
+                await self._take(list(news.values()))
+            return len(news)
+
+    def _checked(self, raw: bytes, source: str) -> Record | None:
+        try:
+            record = decode_record(raw)
+            if record.stamp.wall_ms > self._now_ms() + WINDOW_MS:
+                raise IntegrityError(f"record {record.kind} {record.key!r} is stamped more than ten minutes ahead")
+            if len(self._held) >= RECORDS_MAX and (record.kind, record.key) not in self._held:
+                raise IntegrityError(f"{RECORDS_MAX} records are known already")
+            if not self.registry.would_take(record):
+                return None
+            check_authority(record)
+        except IntegrityError as error:
+            reason = type(error).__name__
+            self.refused[reason] = self.refused.get(reason, 0) + 1
+            if self.refused[reason] & (self.refused[reason] - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood stays short
+                _LOG.warning("record from %s refused (%d so far): %s", source, self.refused[reason], error.message)
+            return None
+        return record
+
+    async def _take(self, records: list[Record]) -> None:
+        rows: list[tuple[str, str, bytes]] = []
+        for record in records:
+            raw = encode_record(record)
+            if len(raw) > RECORD_SIZE_MAX:
+                raise ConflictError(f"{record.kind} {record.key} does not fit a record", "use shorter names")
+            rows.append((record.kind, record.key, raw))
+        await self._records.save_records(rows)
+        for record in records:
+            self.registry.merge(record)
+            self._held[record.kind, record.key] = held(record)
+            self._clock.observe(record.stamp)
+        for follower in self._followers:
+            follower(records)
