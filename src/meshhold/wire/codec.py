@@ -29,7 +29,7 @@ class Limits:
     size_max: int = PLAINTEXT_SIZE_MAX
     """Bytes: what one sealed frame holds."""
     depth_max: int = 16
-    """Containers inside each other; the deepest message has 6."""
+    """Lists and maps inside each other; a record in a list in a message is 3."""
     items_max: int = 4_096
     """Elements of one list, or pairs of one map."""
     containers_max: int = 8_192
@@ -48,32 +48,33 @@ def encode(value: Value, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """
     try:
         raw: bytes = msgpack.packb(value)
+        _check_size(raw, limits, "local")
+        _check_shape(raw, limits, "local")
+        msgpack.unpackb(raw)  # refuses keys that are neither text nor bytes
+    except ProtocolError:
+        raise
     except Exception as error:  # msgpack raises TypeError, ValueError or OverflowError as the case may be
         raise ProtocolError(f"a value cannot be encoded: {error}", culprit="local") from error
-    _check_shape(raw, limits, "local")
     return raw
 
 
-def decode(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
+def decode(raw: bytes | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value that `raw` is; of a key that comes twice in a map, the last.
 
     Errors: `ProtocolError` (remote), and nothing else whatever the bytes.
     """
+    _check_size(raw, limits, "remote")
+    raw = bytes(raw)  # a view's bytes cost more to look at, one by one, than to copy
     _check_shape(raw, limits, "remote")
     try:
-        return msgpack.unpackb(
-            raw,
-            max_array_len=limits.items_max,
-            max_map_len=limits.items_max,
-            max_ext_len=0,
-            ext_hook=_refuse_extension,
-        )
+        return msgpack.unpackb(raw)
     except Exception as error:  # msgpack raises a dozen kinds for hostile bytes
         raise ProtocolError(f"bytes are not msgpack as agreed: {type(error).__name__}") from error
 
 
-def _refuse_extension(number: int, _data: bytes) -> None:
-    raise ValueError(number)
+def _check_size(raw: bytes | memoryview, limits: Limits, culprit: _Culprit) -> None:
+    if len(raw) > limits.size_max:
+        raise ProtocolError(f"a value of {len(raw)} bytes is over the limit of {limits.size_max}", culprit=culprit)
 
 
 # -- the shape of a value, without building it ----------------------------------------------------------------------
@@ -96,14 +97,11 @@ _COUNT_WIDTH: Final = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}  # long lists and map
 
 
 def _check_shape(raw: bytes, limits: Limits, culprit: _Culprit) -> None:
-    size = len(raw)
-    if size > limits.size_max:
-        raise ProtocolError(f"a value of {size} bytes is over the limit of {limits.size_max}", culprit=culprit)
     try:
         end = _walk(raw, limits, culprit)
     except IndexError:
-        end = size + 1
-    if end != size:
+        end = len(raw) + 1
+    if end != len(raw):
         raise ProtocolError("a value is cut short or something follows it", culprit=culprit)
 
 
@@ -127,9 +125,12 @@ def _walk(raw: bytes, limits: Limits, culprit: _Culprit) -> int:
                 at += 1 + _LENGTH_WIDTH[first] + _number(raw, at + 1, _LENGTH_WIDTH[first])
                 continue
             if step:
-                at, inside = at + 1, due_of[first]
+                at, items, inside = at + 1, first & 0x0F, due_of[first]
             else:
-                at, inside = _open_long(raw, at, limits, culprit)
+                at, items, inside = _open_long(raw, at, culprit)
+            if items > limits.items_max:
+                limit = f"the limit of {limits.items_max}"
+                raise ProtocolError(f"a list or map of {items} elements is over {limit}", culprit=culprit)
             containers += 1
             if len(outer) >= limits.depth_max or containers > limits.containers_max:
                 limit = f"{limits.depth_max} levels, {limits.containers_max} lists and maps"
@@ -141,18 +142,14 @@ def _walk(raw: bytes, limits: Limits, culprit: _Culprit) -> int:
         due = outer.pop()
 
 
-def _open_long(raw: bytes, at: int, limits: Limits, culprit: _Culprit) -> tuple[int, int]:
-    """Return where the first element of the long list or map at `at` begins, and how many values it announces."""
+def _open_long(raw: bytes, at: int, culprit: _Culprit) -> tuple[int, int, int]:
+    """Return where the first element of the long list or map at `at` begins, its elements or pairs, and its values."""
     first = raw[at]
     if first not in _COUNT_WIDTH:
         raise ProtocolError(f"msgpack type 0x{first:02x} is not allowed", culprit=culprit)
     width = _COUNT_WIDTH[first]
     items = _number(raw, at + 1, width)
-    if items > limits.items_max:
-        raise ProtocolError(
-            f"a list or map of {items} elements is over the limit of {limits.items_max}", culprit=culprit
-        )
-    return at + 1 + width, items if first in (0xDC, 0xDD) else 2 * items
+    return at + 1 + width, items, items if first in (0xDC, 0xDD) else 2 * items
 
 
 def _number(raw: bytes, at: int, width: int) -> int:

@@ -1,7 +1,7 @@
 """What is a message, and does this node know its kind? An envelope of kind, version and body. Knows no kind by itself.
 
-Stored form: msgpack `[kind, version, body]`. Kinds are numbers of the protocol and never reused; a kind's version goes up
-when a field that older nodes need changes. Fields that a reader does not know are kept and ignored.
+On the wire: msgpack `[kind, version, body]`. Kinds are numbers of the protocol and never reused; a kind's version goes
+up when a field that older nodes need changes. Fields that a reader does not know are kept and ignored.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Catalog:
             raise ProtocolError(fault, culprit="local")
         return encode([message.kind, message.version, message.body], limits)
 
-    def decode(self, raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
+    def decode(self, raw: bytes | memoryview, limits: Limits = DEFAULT_LIMITS) -> Message:
         """Undo `encode`. Errors: `ProtocolError` (remote) that names the kind, version or field at fault."""
         value = decode(raw, limits)
         if type(value) is not list or len(value) != 3:
