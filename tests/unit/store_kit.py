@@ -111,7 +111,8 @@ class StoreKit:
         self.index = index
         self.chunks = chunks
         self.clock = Clock(identity.stamp_node)
-        self.directory = Directory(identity, RecordKeeper(index, self.clock, wall.now_ms), self.clock, wall.now_ms)
+        self.keeper = RecordKeeper(index, self.clock, wall.now_ms)
+        self.directory = Directory(identity, self.keeper, self.clock, wall.now_ms)
         self.replica = LocalReplica(index, self.clock, wall.now_ms, node=identity.stamp_node)
         self.registers = Registers(self.replica, self.clock, wall.now_ms)
         self.writer = ChunkWriter(chunks, run_inline, now_s=wall.now_s)

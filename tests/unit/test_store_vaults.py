@@ -186,7 +186,7 @@ async def test_a_restart_finds_everything(kit: StoreKit) -> None:
     await kit.access.grant(key.access_key_id, "photos", READ | WRITE)
     await kit.put(bucket, b"k", b"x" * 100 * KIB)
     again = restarted(kit)
-    assert again.directory.refused == []
+    assert again.keeper.left_out == []
     assert again.vaults.views() == kit.vaults.views()
     assert again.access.grants() == kit.access.grants()
     assert again.access.secret(AccessKeyId(key.access_key_id)) == key.secret_access_key
@@ -204,7 +204,7 @@ async def test_damaged_records_are_left_out_and_named(kit: StoreKit) -> None:
     forged = alias[2][:-1] + bytes([alias[2][-1] ^ 1])
     await kit.index.save_records([(alias[0], alias[1], forged), ("vault", "x", b"\xc1"), ("nonsense", "y", b"")])
     again = restarted(kit)
-    assert len(again.directory.refused) == 3
+    assert len(again.keeper.left_out) == 3
     assert again.vaults.known_alias("photos") is None
     assert [view.name for view in again.vaults.views()] == ["photos"]
 
@@ -217,7 +217,7 @@ async def test_another_node_learns_nothing(kit: StoreKit) -> None:
     other = Identity(b"o" * 32)
     clock = Clock(other.stamp_node)
     directory = Directory(other, RecordKeeper(kit.index, clock, Wall().now_ms), clock, Wall().now_ms)
-    assert (directory.refused, directory.by_id, directory.keys, directory.grants) == ([], {}, {}, {})
+    assert (directory.by_id, directory.keys, directory.grants) == ({}, {}, {})
     records = b"".join(raw for _, _, raw in kit.index.load_records())
     for secret in (key.secret_access_key.encode(), b"photos", b"phone"):
         assert secret not in records
