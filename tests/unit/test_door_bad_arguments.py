@@ -135,7 +135,7 @@ async def test_aborting_twice(door: DoorUnderTest) -> None:
     [
         "max-keys=-1", "max-keys=abc", "max-keys=1.5", "max-keys=2147483648", "max-keys=99999999999999999999",
         "list-type=2&max-keys=-1", "list-type=2&max-keys=%D9%A1", "list-type=3", "list-type=",
-        "list-type=2&continuation-token=", "list-type=2&continuation-token=!", "list-type=2&continuation-token=abc",
+        "list-type=2&continuation-token=!", "list-type=2&continuation-token=abc",
         "list-type=2&continuation-token=a%00b", "encoding-type=base64", "encoding-type=xml",
         "versions&max-keys=-1", "versions&version-id-marker=null", "versions&encoding-type=hex",
         "uploads&max-uploads=-1", "uploads&max-uploads=abc", "uploads&encoding-type=hex",
@@ -143,6 +143,11 @@ async def test_aborting_twice(door: DoorUnderTest) -> None:
 )  # fmt: skip
 async def test_a_listing_with_a_wrong_argument(door: DoorUnderTest, query: str) -> None:
     await door.check_refused(door.signed("GET", f"/bucket?{query}"), 400, "InvalidArgument")
+
+
+async def test_an_empty_token_begins_at_the_first_key(door: DoorUnderTest) -> None:
+    answer = await door.call("GET", "/bucket?list-type=2&continuation-token=")
+    assert (answer.status, answer.tags("Key"), answer.tags("ContinuationToken")) == (200, ["kept"], [""])
 
 
 @pytest.mark.parametrize(

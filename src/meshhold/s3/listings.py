@@ -88,7 +88,7 @@ def _head_v2(query: Query, page: Page, encode: Encode) -> str:
 
 def _after_v2(query: Query) -> bytes:
     token = query.get("continuation-token")
-    if token is None:
+    if not token:
         return (query.get("start-after") or "").encode()
     try:
         after = base64.b64decode(token, altchars=b"-_", validate=True)

@@ -85,7 +85,7 @@ def stored_headers(request: Request) -> dict[str, str]:
     found = {"content-type": request.header(b"content-type") or DEFAULT_TYPE}
     for name in _STORED:
         value = request.header(name)
-        if value is not None and name == b"content-encoding":
+        if value is not None and name == b"content-encoding" and "aws-chunked" in value.lower():
             tokens = [token.strip() for token in value.split(",")]
             value = ",".join(token for token in tokens if token and token.lower() != "aws-chunked")
         if value:
