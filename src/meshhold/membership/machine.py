@@ -5,8 +5,8 @@ opens and `doubt` when one breaks, and carries out the actions that each of them
 that never goes back; its zero means nothing.
 
 A call that comes later than it was asked for by `stall_s` says that this process was paused, starved or suspended. It
-then draws no conclusion from silence: probes under way are abandoned, suspicions are prolonged by the pause, and nobody is
-declared dead before the messages that waited meanwhile can have been read.
+then draws no conclusion from silence: probes under way are abandoned, suspicions are prolonged by the pause, and nobody
+is declared dead before the messages that waited meanwhile can have been read.
 
 Source: Das, Gupta, Motivala, "SWIM" (2002); Dadgar, Phillips, Currey, "Lifeguard" (2018). Stall detection, the
 neighbour's watch, signed statements and digests are not in either.
