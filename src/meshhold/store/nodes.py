@@ -1,0 +1,116 @@
+"""The mesh's nodes as records: who they say they are, who is banned. Knows no link and not who is alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshhold.crypto.identity import Identity
+from meshhold.errors import ConflictError, InvalidError, NotFoundError
+from meshhold.model.ids import NodeId, decode_id, short_id
+from meshhold.registry.record import Kind, Record, sign_by_node
+from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.store.directory import Directory
+
+NAME_LENGTH_MAX = 64
+ADDRESSES_MAX = 16  # a machine with more is misconfigured; each is dialled in turn
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a node says of itself. `capacity` in bytes, 0 for whatever its disk has."""
+
+    id: NodeId
+    name: str
+    addresses: tuple[str, ...]
+    zone: str
+    capacity: int
+    reliable: bool
+    version: str
+
+
+class Nodes:
+    """The nodes that this one has heard of, alive or not."""
+
+    def __init__(self, identity: Identity, directory: Directory, keeper: RecordKeeper) -> None:
+        self._identity = identity
+        self._directory = directory
+        self._keeper = keeper
+
+    def facts(self, node: NodeId) -> NodeFacts | None:
+        """Return what a node says of itself, or None if it has not been heard of."""
+        record = self._keeper.registry.get(Kind.NODE, node)
+        return None if record is None else _read(record)
+
+    def all(self) -> list[NodeFacts]:
+        """Return every node that is not banned, by name."""
+        found = [_read(record) for record in self._keeper.registry.live(Kind.NODE)]
+        return sorted((node for node in found if not self.is_banned(node.id)), key=lambda node: (node.name, node.id))
+
+    def find(self, reference: str) -> NodeFacts:
+        """Return the one node that a name or a unique prefix of an id names.
+
+        Errors: `NotFoundError`; `InvalidError` when several match.
+        """
+        exact = [node for node in self.all() if reference in (node.id, node.name)] if reference else []
+        found = exact or [node for node in self.all() if reference and node.id.startswith(reference)]
+        if not found:
+            raise NotFoundError(f"no node is called {reference!r}", "see `meshhold node list`")
+        if len(found) > 1:
+            names = ", ".join(f"{node.name} ({short_id(node.id)})" for node in found)
+            raise InvalidError(f"{reference!r} names several nodes: {names}", "use a longer prefix of the id")
+        return found[0]
+
+    async def announce(self, facts: NodeFacts) -> bool:
+        """Make this node's facts known; return whether they had changed."""
+        _check(facts)
+        if self.facts(self._identity.node_id) == facts:
+            return False
+        public = {
+            "name": facts.name,
+            "addresses": list(facts.addresses),
+            "zone": facts.zone,
+            "capacity": facts.capacity,
+            "reliable": facts.reliable,
+            "version": facts.version,
+        }
+        await self._write(Kind.NODE, facts.id, public, deleted=False)
+        return True
+
+    def is_banned(self, node: NodeId) -> bool:
+        """Tell whether the mesh refuses this node."""
+        return self._keeper.registry.get(Kind.BAN, node) is not None
+
+    async def ban(self, node: NodeId, *, lift: bool = False) -> None:
+        """Refuse a node everywhere from now on, or with `lift` let it in again. Errors: `ConflictError` for oneself."""
+        if node == self._identity.node_id:
+            raise ConflictError("a node cannot ban itself", "run this on another node, or use `meshhold node leave`")
+        decode_id(node)
+        await self._write(Kind.BAN, node, {}, deleted=lift)
+
+    async def _write(self, kind: Kind, key: str, public: dict[str, object], *, deleted: bool) -> None:
+        record = Record(kind, key, self._directory.next_stamp(), deleted=deleted, public=public, private=b"")
+        await self._keeper.write(sign_by_node(record, self._identity))
+
+
+def _check(facts: NodeFacts) -> None:
+    if not facts.name or len(facts.name) > NAME_LENGTH_MAX or not facts.name.isprintable():
+        raise InvalidError(
+            f"node name {facts.name!r} is not usable", f"use 1 to {NAME_LENGTH_MAX} printable characters"
+        )
+    if len(facts.addresses) > ADDRESSES_MAX:
+        raise InvalidError(f"{len(facts.addresses)} addresses are too many", f"advertise at most {ADDRESSES_MAX}")
+
+
+def _read(record: Record) -> NodeFacts:
+    """Return a record's facts; what a newer or hostile node left out or wrote otherwise becomes the default."""
+    public = record.public
+    addresses = public.get("addresses", [])
+    return NodeFacts(
+        id=NodeId(record.key),
+        name=str(public.get("name", ""))[:NAME_LENGTH_MAX] or short_id(record.key),
+        addresses=tuple(str(each) for each in addresses[:ADDRESSES_MAX]) if isinstance(addresses, list) else (),
+        zone=str(public.get("zone", "default"))[:NAME_LENGTH_MAX],
+        capacity=public["capacity"] if type(public.get("capacity")) is int else 0,
+        reliable=public.get("reliable") is True,
+        version=str(public.get("version", ""))[:NAME_LENGTH_MAX],
+    )
