@@ -112,6 +112,19 @@ async def test_an_unreadable_manifest_stops_the_collection(kit: StoreKit, bucket
 # -- in company: each step of the collection meets each change --------------------------------------------------------
 
 
+@pytest.fixture
+def slow_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the marks be made row by row, so that changes come between any two of them."""
+    monkeypatch.setattr("meshhold.replication.walk.PAGE", 1)
+
+
+async def surround(kit: StoreKit, bucket: Bucket) -> None:
+    """Add objects and parts before, between and behind the keys `b` and `k` that are watched."""
+    for key in b"acdelm":
+        await kit.put(bucket, bytes([key]), b"in its entry")
+        await kit.upload(bucket, bytes([key]), b"in its entry")
+
+
 async def meet(kit: StoreKit, change: Callable[[], Awaitable[object]], steps: int) -> None:
     """Begin a collection, let it go `steps` checkpoints, then make the change while it goes on."""
 
@@ -133,9 +146,11 @@ async def everything_is_sound(kit: StoreKit, bucket: Bucket, key: bytes, content
     assert await kit.get(bucket, key) == content
 
 
+@pytest.mark.usefixtures("slow_walk")
 @pytest.mark.parametrize("steps", STEPS)
 async def test_a_put_that_finds_dead_chunks_keeps_them(kit: StoreKit, bucket: Bucket, steps: int) -> None:
     """Old chunks that nothing refers to, and a put of the same bytes: either they stay or they are written again."""
+    await surround(kit, bucket)
     await kit.put(bucket, b"old", LARGE)
     await kit.objects.delete(bucket, b"old")
     kit.wall.pass_s(2 * DAY_S)
@@ -143,10 +158,12 @@ async def test_a_put_that_finds_dead_chunks_keeps_them(kit: StoreKit, bucket: Bu
     await everything_is_sound(kit, bucket, b"new", LARGE)
 
 
+@pytest.mark.usefixtures("slow_walk")
 @pytest.mark.parametrize("steps", STEPS)
 async def test_copy_then_delete_the_source(kit: StoreKit, bucket: Bucket, steps: int) -> None:
     """The chunks change hands while the walk may be between the two names, in either direction."""
-    source_key, target_key = (b"b", b"a") if steps % 2 else (b"a", b"b")
+    source_key, target_key = (b"b", b"k") if steps % 2 else (b"k", b"b")
+    await surround(kit, bucket)
     source = await kit.put(bucket, source_key, LARGE)
     kit.wall.pass_s(2 * DAY_S)
 
@@ -158,9 +175,11 @@ async def test_copy_then_delete_the_source(kit: StoreKit, bucket: Bucket, steps:
     await everything_is_sound(kit, bucket, target_key, LARGE)
 
 
+@pytest.mark.usefixtures("slow_walk")
 @pytest.mark.parametrize("steps", STEPS)
 async def test_a_completion_moves_the_refs(kit: StoreKit, bucket: Bucket, steps: int) -> None:
     """The parts' chunks are old; the parts go and the object comes while marks are made."""
+    await surround(kit, bucket)
     upload_id, claims = await kit.upload(bucket, b"k", LARGE)
     kit.wall.pass_s(2 * DAY_S)
     await meet(kit, lambda: kit.complete(bucket, b"k", upload_id, claims), steps)
