@@ -107,6 +107,9 @@ class _Protocol(H11Protocol):
                 return
             if isinstance(event, h11.Request):
                 await self.send(Updated(idle=False))
+                if self.client_waits and (b"content-length", b"0") in list(event.headers):
+                    # aws-cli takes the status of an answer that came instead for that of the connection's next one too
+                    await self.go_ahead()
                 await self._create_stream(event)
             elif event is h11.PAUSED:
                 await self.can_read.clear()
