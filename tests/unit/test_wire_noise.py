@@ -17,7 +17,6 @@ VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "no
     "vectors"
 ]
 PSK03 = "Noise_XXpsk0+psk3_25519_ChaChaPoly_BLAKE2b"
-PSK3 = "Noise_XXpsk3_25519_ChaChaPoly_BLAKE2b"
 LOW_ORDER = [
     bytes(32),
     b"\x01" + bytes(31),
@@ -88,9 +87,12 @@ def test_the_vectors_cover_each_place_of_a_pre_shared_key() -> None:
 
 
 @pytest.mark.parametrize("we_initiate", [True, False])
-def test_an_independent_implementation_agrees_with_both_roles(we_initiate: bool) -> None:
-    oracle = NoiseConnection.from_name(PSK3.encode())
-    oracle.set_psks(b"p" * 32)
+@pytest.mark.parametrize("modifiers", ["psk0", "psk1", "psk2", "psk3", "psk0+psk3"])
+def test_an_independent_implementation_agrees_with_both_roles(modifiers: str, we_initiate: bool) -> None:
+    protocol = f"Noise_XX{modifiers}_25519_ChaChaPoly_BLAKE2b"
+    psks = [bytes([number]) * 32 for number in range(1, 2 + modifiers.count("+"))]
+    oracle = NoiseConnection.from_name(protocol.encode())
+    oracle.set_psks(psks=psks)
     oracle.set_prologue(b"test")
     oracle.set_keypair_from_private_bytes(Keypair.STATIC, b"o" * 32)
     if we_initiate:
@@ -98,7 +100,7 @@ def test_an_independent_implementation_agrees_with_both_roles(we_initiate: bool)
     else:
         oracle.set_as_initiator()
     oracle.start_handshake()
-    ours = make("initiator" if we_initiate else "responder", PSK3, psks=[b"p" * 32])
+    ours = make("initiator" if we_initiate else "responder", protocol, psks=psks)
     for turn in range(3):
         payload = b"payload %d" % turn
         if ours.writes_next:
