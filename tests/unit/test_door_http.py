@@ -246,6 +246,25 @@ def _status(code: str) -> int:
     return {"SignatureDoesNotMatch": 403, "PreconditionFailed": 412}.get(code, 400)
 
 
+async def test_an_answer_has_a_reason_phrase(door: DoorUnderTest) -> None:
+    """Botocore takes a refusal that comes instead of 100 Continue for an answer only then."""
+    async with door.connect() as wire:
+        await wire.send(render("GET", "/bucket/kept", {"Host": door.signer.host}))
+        with trio.fail_after(DEADLINE_S):
+            assert (await wire.stream.receive_some(64)).startswith(b"HTTP/1.1 403 Forbidden\r\n")
+
+
+async def test_an_empty_body_is_called_for_at_once(door: DoorUnderTest) -> None:
+    """Aws-cli mixes up answers on a connection where a final one came instead of 100 Continue."""
+    async with door.connect() as wire:
+        for secret, status in ((door.signer.secret, 200), ("x" * 40, 403)):
+            await wire.send(door.signed("PUT", "/bucket/new", b"", {"Expect": "100-continue"}, secret=secret))
+            answer = await wire.answer()
+            assert (answer.status, answer.interim) == (status, (100,))
+            assert "connection" not in answer.headers
+        await door.check_health(wire, answer)
+
+
 async def test_a_refused_body_that_came_unasked_is_read_past(door: DoorUnderTest) -> None:
     signed = door.sign("PUT", "/bucket/kept", b"body", {"Expect": "100-continue"}, secret="x" * 40)
     answer = await door.check_refused(render("PUT", "/bucket/kept", signed, b"body"), 403, "SignatureDoesNotMatch")
