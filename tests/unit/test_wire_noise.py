@@ -133,6 +133,12 @@ def test_points_of_low_order_are_refused(point: bytes) -> None:
         exchange(b"s" * 32, point)
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_public_keys_of_another_size_are_refused(size: int) -> None:
+    with pytest.raises(InvalidError, match=f"32 bytes, not {size}"):
+        exchange(b"s" * 32, bytes(size))
+
+
 def test_a_static_key_of_low_order_ends_the_handshake() -> None:
     initiator, responder = make("initiator"), make("responder")
     responder._publics["s"] = bytes(32)

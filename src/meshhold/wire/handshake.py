@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from meshhold.crypto.hashing import derive_key
 from meshhold.crypto.identity import Identity, verify_signature
-from meshhold.crypto.noise import DH_SIZE, KEY_SIZE, TAG_SIZE, hash_of
+from meshhold.crypto.noise import DH_SIZE, KEY_SIZE, TAG_SIZE
 from meshhold.errors import HandshakeRefusedError, InvalidError, SealBrokenError
 from meshhold.model.ids import NodeId, decode_id, encode_id
 from meshhold.wire.channel import Channel
@@ -55,7 +55,7 @@ class Handshake:
     """One side of one handshake; `ephemeral_secret` is 32 fresh random bytes, never used twice.
 
     `accept_keys` are older swarm keys that a responder takes too while a rotation lasts (up to 4). `nonce` (16 bytes)
-    is shown to the peer, for settling ties; without one it follows from the ephemeral key. Errors of every call:
+    is shown to the peer, for settling ties; without one it is the ephemeral key's. Errors of every call:
     `HandshakeRefusedError`, after which the handshake is of no use.
     """
 
@@ -80,23 +80,10 @@ class Handshake:
         self._initiator = initiator
         self._identity = identity
         self._versions = versions
-        self._nonce = nonce or hash_of(b"nonce", ephemeral_secret)[:NONCE_SIZE]
-        keys = [swarm_key] if initiator else [swarm_key, *accept_keys]
-        self._candidates = [
-            (
-                swarm_id(key),
-                NoiseXX(
-                    PROTOCOL,
-                    initiator=initiator,
-                    prologue=_PROLOGUE + swarm_id(key),
-                    psks=[key, key],
-                    static_secret=static_secret,
-                    ephemeral_secret=ephemeral_secret,
-                ),
-            )
-            for key in keys
-        ]
-        self._swarm, self._noise = self._candidates[0]
+        self._secrets = (static_secret, ephemeral_secret)
+        self._older_keys = [] if initiator else list(accept_keys)
+        self._swarm, self._noise = self._start(swarm_key)
+        self._nonce = nonce or self._noise.ephemeral_public[:NONCE_SIZE]
         self._turn = 0
         self._failed = False
         self._peer: NodeId | None = None
@@ -177,15 +164,28 @@ class Handshake:
         return self._channel
 
     def _find_swarm(self, message: bytes) -> None:
-        for swarm, noise in self._candidates:
+        for key in (None, *self._older_keys):
+            if key is not None:
+                self._swarm, self._noise = self._start(key)
             try:
-                noise.read(message)
+                self._noise.read(message)
             except (SealBrokenError, InvalidError):
                 continue
-            self._swarm, self._noise = swarm, noise
-            self._candidates.clear()
             return
         raise self._refuse("no swarm key of this node opens message 1", "give both nodes the same swarm key")
+
+    def _start(self, key: bytes) -> tuple[bytes, NoiseXX]:
+        """Return the id of a swarm key, and a machine that has taken no message yet: a failed one is of no use."""
+        swarm = swarm_id(key)
+        static, ephemeral = self._secrets
+        return swarm, NoiseXX(
+            PROTOCOL,
+            initiator=self._initiator,
+            prologue=_PROLOGUE + swarm,
+            psks=[key, key],
+            static_secret=static,
+            ephemeral_secret=ephemeral,
+        )
 
     def _make_proof(self) -> bytes:
         signed = _signed(self._initiator, self._noise.hash, self._noise.static_public)

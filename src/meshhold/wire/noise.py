@@ -146,6 +146,11 @@ class NoiseXX:
         return self._publics["s"]
 
     @property
+    def ephemeral_public(self) -> bytes:
+        """This side's ephemeral public key."""
+        return self._publics["e"]
+
+    @property
     def remote_static(self) -> bytes:
         """The peer's static public key, once a message has carried it."""
         return self._theirs["s"]
