@@ -178,6 +178,11 @@ class Session:
         """Give back the credit of a received piece of `size` bytes, once for each `DataReceived`."""
         self._streams.consume(stream, size)
 
+    @property
+    def owes_credit(self) -> bool:
+        """Credit waits to be given back: worth a send by itself."""
+        return bool(self._grants)
+
     def ping(self, now_s: float) -> None:
         """Ask the other side for a sign of life; `Pong` tells the round trip."""
         self._pinged_s = now_s

@@ -156,11 +156,13 @@ class Streams:
         if stream is None or stream.was_reset:
             return
         stream.was_reset = True
-        stream.data = None
+        was_cut, stream.data = stream.data is not None, None
         if stream.opening:  # the other side has never heard of it
             stream.opening = b""
             stream.in_done = stream.out_done = True
         elif not (stream.out_done and stream.in_done):  # after our END, too, it tells that nobody reads any more
+            if stream.is_ending and not stream.out_done and not was_cut:
+                self._control.append(HEADER.pack(END, number))  # what was sent is whole: say so before
             stream.out_done = True
             self._control.append(pack_failure(RESET, number, failure))
         self._settle(stream)

@@ -1,0 +1,505 @@
+"""One connection to one peer: runs a session over a stream. Knows no other link and decides nothing about them.
+
+Three tasks: one reads, one writes what could not be sent at once, one keeps time. Whoever has something to send hands
+it to the session and sends it on the spot as far as the kernel takes it, so a small call costs no switch of tasks.
+`run` is the boundary of errors: whatever goes wrong here ends this link and no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import outcome
+import trio
+
+from meshhold.errors import (
+    ChannelBrokenError,
+    FatalError,
+    HandshakeRefusedError,
+    MeshHoldError,
+    PeerError,
+    PeerUnreachableError,
+)
+from meshhold.model.ids import NodeId, short_id
+from meshhold.peering.dispatch import TOO_LATE, Dispatch, failure_of, refusal_of, unknown_name
+from meshhold.peering.streams import PeerStream
+from meshhold.transport.contract import ByteStream
+from meshhold.wire import codec, events
+from meshhold.wire.calls import CANCELLED
+from meshhold.wire.events import Failure
+from meshhold.wire.framing import FrameReader
+from meshhold.wire.session import Session
+
+BATCH_SIZE: Final = 128 * 1024
+"""Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
+
+STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
+LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
+_DONE: Final = Failure("ClosedError", "the handler has returned")
+_Begun = TypeVar("_Begun")
+_log = logging.getLogger(__name__)
+
+
+class LinkState(NamedTuple):
+    """What is known of a link; seconds of Trio's clock, sizes in bytes with framing."""
+
+    peer: NodeId
+    is_dialed: bool
+    address: str
+    since_s: float
+    rtt_s: float | None
+    bytes_in: int
+    bytes_out: int
+    is_ending: bool
+
+
+class UnservedError(PeerUnreachableError):
+    """The peer has not begun what was asked and never will: asking again over another link does it once."""
+
+
+class Link:
+    """One connection. `dial` is the dialling side's number of it; `on_ready` is called once the peer has greeted."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        session: Session,
+        reader: FrameReader,
+        *,
+        peer: NodeId,
+        is_dialed: bool,
+        dial: int,
+        dispatch: Dispatch,
+        on_ready: Callable[[Link], None],
+    ) -> None:
+        self.session = session
+        self.peer = peer
+        self.is_dialed = is_dialed
+        self.dial = dial
+        self.instance = b""
+        self.address = stream.peer_address
+        self.since_s = trio.current_time()
+        self.started = trio.Event()
+        """The peer has greeted, or the link has closed before that."""
+        self.closed = trio.Event()
+        self.error: Exception | None = None
+        self._stream = stream
+        self._reader = reader
+        self._dispatch = dispatch
+        self._on_ready = on_ready
+        self._body_limits = codec.Limits(size_max=session.limits.message_size)
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._nursery: trio.Nursery | None = None
+        self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
+        self._serving: dict[int, trio.CancelScope] = {}
+        self._streams: dict[int, PeerStream] = {}
+        self._places = trio.lowlevel.ParkingLot()
+        self._pongs = trio.lowlevel.ParkingLot()
+        self._rest: bytes | memoryview = b""
+        self._writing = True  # until the writer runs; then: the writer is at work, nobody else sends
+        self._corked = False  # the reader goes through a batch: one send follows it
+        self._writer: trio.lowlevel.Task | None = None
+        self._take: dict[type[Any], Callable[[Any], None]] = {
+            events.Ready: self._take_ready,
+            events.NoteReceived: self._take_note,
+            events.CallReceived: self._take_call,
+            events.CallCancelled: self._take_cancel,
+            events.ReplyReceived: self._take_reply,
+            events.FailureReceived: self._take_failure,
+            events.StreamOpened: self._take_stream,
+            events.DataReceived: self._take_data,
+            events.StreamEnded: self._take_stream_end,
+            events.StreamReset: self._take_stream_reset,
+            events.Pong: self._take_pong,
+            events.PeerEnded: self._take_end,
+        }
+
+    @property
+    def state(self) -> LinkState:
+        """What is known of this link now."""
+        session = self.session
+        is_ending = session.is_ending or session.peer_ended
+        return LinkState(
+            self.peer,
+            self.is_dialed,
+            self.address,
+            self.since_s,
+            session.rtt_s,
+            self._bytes_in,
+            self._bytes_out,
+            is_ending,
+        )
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether something may be begun on it."""
+        session = self.session
+        return session.is_ready and not (session.is_ending or session.peer_ended)
+
+    # -- what others ask of it --------------------------------------------------------------------------------------
+
+    async def call(self, name: str, body: bytes, timeout_s: float) -> memoryview:
+        """Return the answer's body.
+
+        A cancellation reaches the handler at the other side. Errors: `UnservedError` if the peer has certainly not
+        begun it; `PeerUnreachableError` if it may have; the peer's refusal; `TooLargeError`.
+        """
+        while self.is_usable and self.session.calls_free <= 0:
+            await self._places.park()
+        number = self._begin(lambda: self.session.send_call(name, body, timeout_s))
+
+        def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+            del self._answers[number]
+            self.session.cancel_call(number)
+            self.flush()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._answers[number] = (trio.lowlevel.current_task(), name)
+        self._flush_or_join(len(self._answers))
+        answer: memoryview = await trio.lowlevel.wait_task_rescheduled(abort)
+        return answer
+
+    def send_note(self, name: str, body: bytes) -> bool:
+        """Send a one-way message; False if it is dropped here. Errors: `UnservedError`, `TooLargeError`."""
+        sent = self._begin(lambda: self.session.send_note(name, body))
+        self.flush()
+        return sent
+
+    async def open_stream(self, name: str, body: bytes) -> PeerStream:
+        """Open a stream, once there is a place for it. Errors: `UnservedError`, `TooLargeError`."""
+        while self.is_usable and self.session.streams_free <= 0:
+            await self._places.park()
+        number = self._begin(lambda: self.session.open_stream(name, body))
+        stream = self._streams[number] = PeerStream(self, number)
+        self.flush()
+        return stream
+
+    async def ping(self, timeout_s: float) -> bool:
+        """Tell whether the peer gives a sign of life in time."""
+        if self.closed.is_set():
+            return False
+        self.session.ping(trio.current_time())
+        self.flush()
+        with trio.move_on_after(timeout_s):
+            await self._pongs.park()
+            return not self.closed.is_set()
+        return False
+
+    def retire(self) -> None:
+        """Begin nothing more; the link ends once nothing is in progress on it."""
+        if not self.session.is_ending:
+            self.session.end()
+            self._places.unpark_all()
+            self.flush()
+
+    def break_off(self, error: Exception) -> None:
+        """End at once."""
+        if self.error is None:
+            self.error = error
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def forget_stream(self, number: int) -> None:
+        """Pass nothing more on to this stream."""
+        self._streams.pop(number, None)
+        self._places.unpark_all()
+
+    def _begin(self, begin: Callable[[], _Begun]) -> _Begun:
+        if not self.is_usable or self.closed.is_set():
+            raise UnservedError(f"the link to node {short_id(self.peer)} has ended")
+        return begin()
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    async def run(self, early: list[bytes], greeting_s: float) -> None:
+        """Serve until the link ends; `error` then says why, None for an end in good order.
+
+        `early` are frames that came with the handshake. Resources: closes the stream. Errors: `FatalError` of a
+        handler, in an exception group; nothing else.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self.error is not None:  # broken off before it began
+                    nursery.cancel_scope.cancel()
+                nursery.start_soon(self._guard, self._write)
+                nursery.start_soon(self._guard, self._keep_time, greeting_s)
+                await self._guard(self._read, early)
+        except Exception as error:
+            if isinstance(error, ExceptionGroup) and error.subgroup(FatalError):
+                raise
+            self.error = self.error or error
+            _log.exception("the link to node %s ends by a defect", short_id(self.peer))
+        finally:
+            self._settle()
+            with trio.CancelScope(shield=True):  # closing takes no time
+                await self._stream.aclose()
+
+    async def _guard(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run one of the link's tasks; what goes wrong in it ends the link."""
+        try:
+            await run(*arguments)
+        except (PeerError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            self.break_off(error)
+
+    def _settle(self) -> None:
+        """Tell everybody who waits that the link is gone."""
+        self.closed.set()
+        self.started.set()
+        unsent = {number for number in self._answers if not self.session.was_sent(number)}
+        self.session.abandon()
+        for number, (task, name) in self._answers.items():
+            trio.lowlevel.reschedule(task, outcome.Error(self._lost(name, is_unserved=number in unsent)))
+        self._answers.clear()
+        for stream in list(self._streams.values()):
+            stream.break_off(self._lost("a stream", is_unserved=False))
+        self._streams.clear()
+        self._places.unpark_all()
+        self._pongs.unpark_all()
+
+    def _lost(self, what: str, *, is_unserved: bool) -> PeerUnreachableError:
+        kind = UnservedError if is_unserved else PeerUnreachableError
+        why = f": {self.error}" if self.error else ""
+        return kind(f"the link to node {short_id(self.peer)} was lost during {what}{why}")
+
+    async def _read(self, early: list[bytes]) -> None:
+        session, feed, receive_some = self.session, self._reader.feed, self._stream.receive_some
+        self._receive(early)
+        while not (session.peer_ended and session.sent_end and not self._writing):
+            data = await receive_some()
+            if not data:
+                if session.peer_ended:  # it does not wait for our end
+                    self._nursery_of_run().cancel_scope.cancel()
+                    return
+                raise ChannelBrokenError("the connection was cut", "it is dialled again by itself")
+            self._bytes_in += len(data)
+            self._receive(feed(data))
+        self._end_in_order()
+
+    def _receive(self, frames: list[bytes]) -> None:
+        session, take, now_s = self.session, self._take, trio.current_time()
+        self._corked = True
+        try:
+            for frame in frames:
+                event = session.receive(frame, now_s)
+                if event is not None:
+                    take[type(event)](event)
+        finally:
+            self._corked = False
+        if self._places and (session.calls_free > 0 or session.streams_free > 0):
+            self._places.unpark_all()
+        self.flush()
+
+    async def _write(self) -> None:
+        """Send what could not be sent at once, and what more there is meanwhile."""
+        while True:
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                with trio.fail_after(STALL_S_MAX):
+                    await self._stream.send_all(rest)
+                self._bytes_out += len(rest)
+            frames = self._next_frames()
+            if frames:
+                self._rest = b"".join(frames)
+                continue
+            self._writing = False
+            self._end_in_order()
+            self._writer = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
+
+    def _abort_writer(self, _raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes without waiting; the writer does the rest."""
+        if self._writing or self._corked:
+            return
+        frames = self._next_frames()
+        if not frames:
+            return
+        data = b"".join(frames)
+        try:
+            sent = self._stream.send_soon(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.break_off(error)
+            return
+        self._bytes_out += sent
+        if sent < len(data):
+            self._rest = memoryview(data)[sent:]
+            self._wake_writer()
+        elif len(data) >= BATCH_SIZE:
+            self._wake_writer()
+        else:
+            self._end_in_order()
+
+    def _flush_or_join(self, in_progress: int) -> None:
+        """Send at once if nobody else is about to; else let the writer send for all who run before it."""
+        if in_progress > 1:
+            self._wake_writer()
+        else:
+            self.flush()
+
+    def _wake_writer(self) -> None:
+        if self._writer is not None:
+            self._writing = True
+            task, self._writer = self._writer, None
+            trio.lowlevel.reschedule(task)
+
+    def _next_frames(self) -> list[bytes]:
+        session = self.session
+        frames = session.next_frames(BATCH_SIZE, trio.current_time())
+        if session.drained:
+            for number in session.drained:
+                stream = self._streams.get(number)
+                if stream is not None:
+                    stream.take_drained()
+            session.drained.clear()
+        return frames
+
+    def _end_in_order(self) -> None:
+        if self.session.sent_end and self.session.peer_ended and not self._writing and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def _keep_time(self, greeting_s: float) -> None:
+        with trio.move_on_after(greeting_s):
+            await self.started.wait()
+        if not self.session.is_ready:
+            raise HandshakeRefusedError("remote", f"no greeting within {greeting_s:g} s")
+        while not self.session.sent_end:
+            due_s = self.session.tick(trio.current_time())
+            self.flush()
+            await trio.sleep_until(due_s)
+        await trio.sleep(LINGER_S)
+        self._nursery_of_run().cancel_scope.cancel()
+
+    def _nursery_of_run(self) -> trio.Nursery:
+        assert self._nursery is not None, "events come while the link runs"  # noqa: S101 - an invariant of this file
+        return self._nursery
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _take_ready(self, event: events.Ready) -> None:
+        self.instance = event.instance
+        if not self.is_dialed:
+            self.dial = event.dial
+        self._on_ready(self)
+        self.started.set()
+
+    def _take_note(self, event: events.NoteReceived) -> None:
+        handler = self._dispatch.notes.get(event.name)
+        if handler is None:
+            _log.debug("node %s sent a note %r, which this node does not know", short_id(self.peer), event.name)
+            return
+        body = codec.decode(event.body)
+        try:
+            handler(self.peer, body)
+        except FatalError:
+            raise
+        except MeshHoldError as error:
+            _log.debug("a note %s of node %s was refused: %s", event.name, short_id(self.peer), error)
+        except Exception:  # noqa: BLE001 - a defect of one handler ends no link
+            _log.exception("a note %s of node %s failed", event.name, short_id(self.peer))
+
+    def _take_call(self, event: events.CallReceived) -> None:
+        scope = self._serving[event.call] = trio.CancelScope()
+        self._nursery_of_run().start_soon(self._serve_call, event, scope)
+
+    async def _serve_call(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
+        answer: bytes | Failure = CANCELLED
+        scope.deadline = deadline_s = trio.current_time() + event.timeout_s
+        with scope:
+            answer = await self._answer(event)
+        del self._serving[event.call]
+        if scope.cancelled_caught and trio.current_time() >= deadline_s:
+            answer = TOO_LATE
+        if isinstance(answer, Failure):
+            self.session.send_failure(event.call, answer)
+        else:
+            try:
+                self.session.send_reply(event.call, answer)
+            except MeshHoldError as error:
+                self.session.send_failure(event.call, failure_of(error, self.peer, event.name))
+        self._flush_or_join(len(self._serving) + 1)
+
+    async def _answer(self, event: events.CallReceived) -> bytes | Failure:
+        handler = self._dispatch.calls.get(event.name)
+        if handler is None:
+            return unknown_name("call", event.name)
+        try:
+            body = codec.decode(event.body, self._body_limits)
+            return codec.encode(await handler(self.peer, body), self._body_limits)
+        except FatalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the caller is told; what is not foreseen is logged
+            return failure_of(error, self.peer, event.name)
+
+    def _take_cancel(self, event: events.CallCancelled) -> None:
+        scope = self._serving.get(event.call)
+        if scope is not None:
+            scope.cancel()
+
+    def _take_reply(self, event: events.ReplyReceived) -> None:
+        waiting = self._answers.pop(event.call, None)
+        if waiting is not None:
+            trio.lowlevel.reschedule(waiting[0], outcome.Value(event.body))
+
+    def _take_failure(self, event: events.FailureReceived) -> None:
+        waiting = self._answers.pop(event.call, None)
+        if waiting is not None:
+            task, name = waiting
+            trio.lowlevel.reschedule(task, outcome.Error(refusal_of(event.failure, self.peer, name)))
+
+    def _take_stream(self, event: events.StreamOpened) -> None:
+        stream = self._streams[event.stream] = PeerStream(self, event.stream)
+        self._nursery_of_run().start_soon(self._serve_stream, event, stream)
+
+    async def _serve_stream(self, event: events.StreamOpened, stream: PeerStream) -> None:
+        handler = self._dispatch.streams.get(event.name)
+        failure = _DONE if handler else unknown_name("stream", event.name)
+        try:
+            if handler is not None:
+                await handler(self.peer, codec.decode(event.body), stream)
+        except FatalError:
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            _log.debug("stream %s of node %s was left", event.name, short_id(self.peer))
+        except Exception as error:  # noqa: BLE001 - the peer is told; what is not foreseen is logged
+            failure = failure_of(error, self.peer, event.name)
+        finally:
+            stream.close_now(failure)
+
+    def _take_data(self, event: events.DataReceived) -> None:
+        stream = self._streams.get(event.stream)
+        if stream is not None:
+            stream.take_data(event.data)
+        else:
+            self.session.consume(event.stream, len(event.data))
+
+    def _take_stream_end(self, event: events.StreamEnded) -> None:
+        stream = self._streams.get(event.stream)
+        if stream is not None:
+            stream.take_end()
+
+    def _take_stream_reset(self, event: events.StreamReset) -> None:
+        stream = self._streams.get(event.stream)
+        if stream is not None:
+            stream.break_off(refusal_of(event.failure, self.peer, "a stream"))
+
+    def _take_pong(self, event: events.Pong) -> None:
+        del event
+        self._pongs.unpark_all()
+
+    def _take_end(self, event: events.PeerEnded) -> None:
+        for number in event.calls:
+            waiting = self._answers.pop(number, None)
+            if waiting is not None:
+                trio.lowlevel.reschedule(waiting[0], outcome.Error(self._lost(waiting[1], is_unserved=True)))
+        for number in event.streams:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.break_off(self._lost("a stream", is_unserved=True))
+        self._places.unpark_all()
