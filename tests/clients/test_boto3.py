@@ -138,3 +138,14 @@ def test_expired_url(s3: Any) -> None:
         time.sleep(0.05)  # between two looks at the server's clock
         status, said = send("GET", url)
     assert (status, b"Request has expired" in said) == (403, True)
+
+
+def test_many_empty_objects_in_turn(s3: Any, site: Site) -> None:
+    """An empty body is asked for like another one, or botocore mixes up the answers of a connection that it keeps."""
+    empty, full = site.sample("empty", 0), site.sample("full", 1000)
+    for at in range(3):
+        for source in (empty, full):
+            with source.open("rb") as file:
+                s3.put_object(Bucket=BUCKET, Key=f"turn/{source.name}/{at}", Body=file)
+    found = s3.list_objects_v2(Bucket=BUCKET, Prefix="turn/")["Contents"]
+    assert [o["Size"] for o in found] == [0, 0, 0, 1000, 1000, 1000]
