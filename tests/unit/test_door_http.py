@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -400,6 +400,33 @@ async def _hold(door: DoorUnderTest, wire: Wire) -> None:
     with trio.fail_after(DEADLINE_S):
         while door.app._in_flight == before:  # noqa: ASYNC110 - the app counts; nobody but tests would wait for it
             await trio.sleep(0.001)
+
+
+async def test_the_oldest_idle_connection_makes_room(tmp_path: Path) -> None:
+    async with open_door(tmp_path, connections_max=3) as door, AsyncExitStack() as stack:
+        wires = []
+        for _ in range(4):
+            wires.append(await stack.enter_async_context(door.connect()))
+            await wires[-1].send(door.signed(*GET))
+            assert (await wires[-1].answer()).body == KEPT
+        assert await wires.pop(0).ended()
+        for wire in wires:
+            await wire.send(door.signed(*GET))
+            assert (await wire.answer()).body == KEPT
+
+
+async def test_a_connection_too_many_is_turned_away(tmp_path: Path) -> None:
+    async with open_door(tmp_path, connections_max=2) as door, door.connect() as one, door.connect() as two:
+        for wire in (one, two):
+            await _hold(door, wire)
+        async with door.connect() as three:
+            await three.send(door.signed(*GET))
+            answer = await three.answer()
+            assert (answer.status, answer.code, answer.headers["connection"]) == (503, "SlowDown", "close")
+            assert await three.ended()
+        for wire in (one, two):
+            await wire.send(b"y")
+            assert (await wire.answer()).status == 200
 
 
 async def test_a_stop_lets_a_request_end(door: DoorUnderTest) -> None:

@@ -35,6 +35,7 @@ class Settings:
     requests_max: int = 256
     stall_s: float = 60.0
     idle_s: float = 75.0
+    connections_max: int = 640
 
 
 @dataclass(frozen=True, slots=True)

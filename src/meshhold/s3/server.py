@@ -275,10 +275,11 @@ class _Connection(TCPServer):
         finally:
             await self._close()
 
-    def close_if_idle(self) -> None:
-        """End a connection that no request is using."""
+    def close_if_idle(self) -> bool:
+        """End a connection that no request is using; tell whether it is one."""
         if self._idle:
             self._receiving.cancel()
+        return self._idle
 
     def _set_idle(self, *, idle: bool) -> None:
         """Note whether a request is in progress. Bytes of a head that arrive one by one do not move the deadline."""
@@ -364,16 +365,19 @@ async def run_s3(
     context = WorkerContext(None)
     wrapped: Any = app  # the types of ASGI messages are hypercorn's own; the app reads them as plain dicts
 
-    open_now: set[_Connection] = set()
+    open_now: dict[_Connection, None] = {}  # in the order of their beginnings
 
     async def serve(stream: trio.SocketStream) -> None:
         guarded: Any = GuardedStream(stream, app.settings.stall_s)
+        if len(open_now) >= app.settings.connections_max and not _make_room(open_now):
+            await _turn_away(app, guarded)
+            return
         connection = _Connection(wrapped, config, context, ConnectionState({}), guarded)
-        open_now.add(connection)
+        open_now[connection] = None
         try:
             await connection
         finally:
-            open_now.discard(connection)
+            open_now.pop(connection, None)
 
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
@@ -385,6 +389,31 @@ async def run_s3(
         for connection in open_now:
             connection.close_if_idle()
         connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
+
+
+def _make_room(open_now: dict[_Connection, None]) -> bool:
+    """End the oldest connection that no request is using; tell whether there was one."""
+    for connection in open_now:
+        if connection.close_if_idle():
+            del open_now[connection]
+            return True
+    return False
+
+
+async def _turn_away(app: S3App, stream: GuardedStream) -> None:
+    """Answer a connection too many without reading its request."""
+    error = S3Error(
+        "SlowDown", f"More than {app.settings.connections_max} connections at once. Please reduce your request rate."
+    )
+    headers, body = app.unframed_answer(error)
+    lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%b: %b" % pair for pair in headers)]
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        await stream.send_eof()
+    with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
+        while await stream.receive_some(_RECEIVE_MAX):
+            pass
+    await stream.aclose()
 
 
 async def _accept(serve: Any, listeners: Sequence[trio.SocketListener], connections: trio.Nursery) -> NoReturn:
