@@ -13,6 +13,7 @@ import trio
 
 from meshhold.errors import ConflictError, IntegrityError
 from meshhold.index.contract import Records
+from meshhold.model.ids import NodeId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.registry.digest import Held, held
 from meshhold.registry.record import RECORD_SIZE_MAX, Kind, Record, check_authority, decode_record, encode_record
@@ -21,6 +22,9 @@ from meshhold.registry.state import Registry
 WINDOW_MS: Final = 10 * 60 * 1000  # a stamp further ahead would make its record, and this clock, unbeatable for years
 RECORDS_MAX: Final = 100_000  # about 50 MiB: no home comes near, and a hostile member cannot fill the memory
 _LOG: Final = logging.getLogger("meshhold.registry")
+
+Follower = Callable[[Sequence[Record], NodeId | None], None]
+"""Is told what became current, and which peer it came from (None: this node wrote it)."""
 
 
 class RecordKeeper:
@@ -35,7 +39,7 @@ class RecordKeeper:
         self._clock = clock
         self._now_ms = now_ms
         self._merging = trio.Lock()
-        self._followers: list[Callable[[Sequence[Record]], None]] = []
+        self._followers: list[Follower] = []
         self._held: dict[tuple[Kind, str], Held] = {}
         self.registry = Registry()
         self.refused: dict[str, int] = {}
@@ -54,25 +58,25 @@ class RecordKeeper:
         """What is known, as a comparison with another node names it."""
         return list(self._held.values())
 
-    def follow(self, follower: Callable[[Sequence[Record]], None]) -> None:
+    def follow(self, follower: Follower) -> None:
         """Call `follower` with each batch of records that became current, after it is durable."""
         self._followers.append(follower)
 
     async def write(self, *records: Record) -> None:
         """Make records of this node's own durable together, then visible. Errors: `ConflictError` for one too large."""
         async with self._merging:
-            await self._take([record for record in records if self.registry.would_take(record)])
+            await self._take([record for record in records if self.registry.would_take(record)], None)
 
-    async def receive(self, raws: Iterable[bytes], source: str) -> int:
+    async def receive(self, raws: Iterable[bytes], source: NodeId) -> int:
         """Take records from outside; return how many were news. Bad ones are refused one by one, counted and named."""
         async with self._merging:
             news: dict[tuple[Kind, str], Record] = {}
             for raw in raws:
-                record = self._checked(raw, source)
+                record = self._checked(raw, short_id(source))
                 if record is not None:
                     news[record.kind, record.key] = record
             if news:
-                await self._take(list(news.values()))
+                await self._take(list(news.values()), source)
             return len(news)
 
     def _checked(self, raw: bytes, source: str) -> Record | None:
@@ -93,7 +97,7 @@ class RecordKeeper:
             return None
         return record
 
-    async def _take(self, records: list[Record]) -> None:
+    async def _take(self, records: list[Record], source: NodeId | None) -> None:
         rows: list[tuple[str, str, bytes]] = []
         for record in records:
             raw = encode_record(record)
@@ -106,4 +110,4 @@ class RecordKeeper:
             self._held[record.kind, record.key] = held(record)
             self._clock.observe(record.stamp)
         for follower in self._followers:
-            follower(records)
+            follower(records, source)

@@ -16,7 +16,7 @@ from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.grant import Permission
-from meshhold.model.ids import AccessKeyId, VaultId
+from meshhold.model.ids import AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
 from meshhold.registry.record import Kind, Record, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
@@ -76,7 +76,7 @@ class Directory:
         self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
         self.secrets: dict[AccessKeyId, str] = {}
         keeper.follow(self._open_all)
-        self._open_all(())
+        self._open_all()
 
     @property
     def identity(self) -> Identity:
@@ -125,7 +125,7 @@ class Directory:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _open_all(self, _: Sequence[Record]) -> None:
+    def _open_all(self, _: Sequence[Record] = (), __: NodeId | None = None) -> None:
         """Derive the ready answers from the records. Vaults, keys and grants are few: all of them, at each change."""
         vaults: dict[VaultId, Bucket] = {}
         for record in self._registry.live(Kind.MEMBER):
