@@ -20,6 +20,8 @@ from tests.faults.node_load import BUCKET, Load, client_of, digest_of
 
 from meshhold.admin.client import call_daemon
 from meshhold.config.places import control_socket
+from meshhold.index.checkpoints import PAGE_SIZE, PAGES_MAX
+from meshhold.model.entry import INLINE_SIZE_MAX
 
 KILLS = int(os.environ.get("MESHHOLD_KILLS", "200"))
 SEED = int(os.environ.get("MESHHOLD_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -136,3 +138,19 @@ def test_the_journal_knows_a_lost_write() -> None:
     journal.began("k", "fourth")
     journal.settle("k", "third")
     assert journal.allowed("k") == {"third"}
+
+
+def test_crash_after_crash_does_not_grow_the_log(tmp_path: Path) -> None:
+    """Each life appends less than a checkpoint waits for; what a crash left is copied at the next start."""
+    folder = NodeFolder(tmp_path / "home")
+    assert folder.type("init", "--s3-addr", f"127.0.0.1:{folder.port}").returncode == 0
+    key: dict[str, str] = {}
+    for life in range(4):
+        with folder.running() as daemon:
+            key = key or furnish(folder)[1]
+            s3 = client_of(folder, key)
+            for number in range(130):
+                s3.put_object(Bucket=BUCKET, Key=f"{life}/{number}", Body=bytes(INLINE_SIZE_MAX))
+            daemon.send(signal.SIGKILL)
+            daemon.process.wait()
+    assert (folder.home / "index.db-wal").stat().st_size < PAGES_MAX * PAGE_SIZE

@@ -33,6 +33,7 @@ class Checkpoints:
         self._pages = 0
         self._due_at = PAGES_MAX
         self._due = trio.Event()
+        self._due.set()  # whatever a crash left in the log was counted by nobody: it is copied first
 
     def grew(self, pages: int) -> None:
         """Count `pages` (an estimate is enough) that a commit appended to the log."""
