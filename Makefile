@@ -6,7 +6,7 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test check clients bench format clean
+.PHONY: help run install dev test faults check clients bench format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ run: $(VENV)/.installed ## Start a node with a bucket and a key, ready for S3
 
 test: $(VENV)/.dev ## Run the tests
 	@$(BIN)/python -m pytest -m "not clients and not slow"
+
+faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
+	@$(BIN)/python -m pytest -m slow tests/faults -v -rsP
 
 check: $(VENV)/.dev ## Lint, format, types, floors
 	@$(BIN)/ruff check .
