@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from meshhold.s3.sigv4 import Head, SigningKeys, parse_claim, verify
 
 _LOG: Final = logging.getLogger("meshhold.s3")
 _DRAIN_MAX: Final = 8 * 2**20  # of a refused body this much is read, so that the client gets to read the answer
+_DRAIN_S: Final = 2.0  # nor is a client that waits for the answer before it sends kept waiting for longer
 _NO_BODY: Final = frozenset((204, 304))
 
 AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
@@ -88,11 +90,9 @@ class _Conversation:
         A client that still waits to be told to send it is left waiting: the answer comes instead.
         """
         limit = self.received + _DRAIN_MAX
-        try:
+        with trio.move_on_after(_DRAIN_S), suppress(S3Error):  # one that stalls loses its connection after the answer
             while not self.ended and not self.stalled and self.received < limit and not self._http.client_waits:
                 await self.receive()
-        except S3Error:
-            pass  # it stalled; the connection closes after the answer
 
 
 class S3App:
