@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,9 @@ def test_static_site(front: Front, tmp_path: Path) -> None:
         (place / "_site" / "css" / "style.css").unlink()
         (place / "_site" / "about").mkdir()
         (place / "_site" / "about" / "index.html").write_bytes(b"<p>about")
+        (place / "_site" / "über 100% a+b?.html").write_bytes(b"<p>us")
         publish.run()
+        assert ask("GET", f"{url}/{urllib.parse.quote('über 100% a+b?.html')}")[2] == b"<p>us"
         assert ask("GET", f"{url}/about/")[2] == b"<p>about"
         assert ask("GET", f"{url}/css/style.css")[0] == 403
         assert ask("PUT", f"{url}/x", body=b"x")[0] == 403
