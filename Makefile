@@ -46,7 +46,7 @@ format: $(VENV)/.dev ## Rewrite the sources as `make check` wants them
 	@$(BIN)/ruff format .
 
 clients: $(VENV)/.dev ## Run the real S3 clients against a node (installs them)
-	@$(BIN)/python -m pytest -m clients tests/clients -v
+	@$(BIN)/python -m pytest -m clients tests/clients -vv
 
 bench: $(VENV)/.dev ## Measure side by side with SeaweedFS and rclone
 	@$(BIN)/python -m bench
