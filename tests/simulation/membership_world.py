@@ -16,7 +16,7 @@ from typing import Final
 
 from meshhold.membership.machine import Membership
 from meshhold.membership.member import Member, State, first_incarnation
-from meshhold.membership.messages import Ack, Action, Changed, Deliver, Message, Ping, Send, decode, encode, size_bytes
+from meshhold.membership.messages import Ack, Action, Message, Ping, Send, decode, encode, size_bytes
 from meshhold.membership.roster import Entry
 from meshhold.membership.settings import Settings
 from meshhold.model.ids import NodeId
@@ -202,7 +202,7 @@ class World:
         self._carry_out(node, node.membership.tick(self.now_s) if late else [])
 
     def _resume(self, node: Node) -> None:
-        """The worst order for a node that was deaf: its timers fire before it reads what waited."""
+        """Wake a deaf node in the worst order: its timers fire before it reads what waited."""
         self._push(self.now_s + self.rng.uniform(*RUN_S), node, "pause")
         node.paused_until_s = 0.0
         if node.membership is None:
@@ -246,6 +246,3 @@ def node_id_of(node: Node) -> NodeId:
     if node.membership is None:
         raise AssertionError("a node that is down sent something")
     return node.membership.me.node
-
-
-__all__ = ["Changed", "Deliver", "Node", "World", "member_of", "node_id", "node_id_of", "sign_as", "verify"]

@@ -43,7 +43,8 @@ class Beliefs:
     """The roster of one node, its suspicions, and what it says of itself.
 
     Every `hear_…` appends to `actions` what others shall do, to `fresh` the members that became live, to `doubted` the
-    suspects that are worth an own probe, and to `answers` what the sender should know better; the caller empties them.
+    suspects that are worth an own probe, to `answers` what the sender should know better, and sets `revived` when a dead
+    member returned. The caller empties them.
     """
 
     def __init__(self, me: Member, settings: Settings, awareness: Awareness, sign: Sign, verify: Verify) -> None:
@@ -61,6 +62,7 @@ class Beliefs:
         self.suspicions: dict[NodeId, Suspicion] = {}
         self.actions: list[Action] = []
         self.fresh: list[NodeId] = []
+        self.revived = False
         self.doubted: list[NodeId] = []
         self.answers: list[Rumor] = []
 
@@ -242,4 +244,5 @@ class Beliefs:
             self.suspicions.pop(node, None)
         if entry.is_live and (before is None or not before.is_live):
             self.fresh.append(node)
+            self.revived = self.revived or (before is not None and before.state is State.DEAD)
         self.actions.append(Changed(entry.member, None if before is None else before.state, entry.state))

@@ -54,6 +54,7 @@ NEWS_KEPT_MAX: Final = 8192
 """Names of news that are known not to be new; an older one that comes back is delivered once more."""
 STRANGERS_MAX: Final = 1024
 _SYNC_PAUSE_S: Final = 1.0  # a node asks another for its roster, and answers it, no more often
+_FIRST_SYNC_S: Final = (1.0, 3.0)  # soon, for others may have joined at the same moment
 _FIRST_CALLS: Final = 3  # remembered members that a starting node calls at once
 
 
@@ -86,7 +87,7 @@ class Membership:
         self._synced: dict[NodeId, float] = {}
         self._told: dict[NodeId, float] = {}
         self._started_s = self._probe_s = self._gossip_s = self._sync_s = self._revive_s = self._due_s = NEVER
-        self._now_s = self._no_death_before_s = -NEVER
+        self._now_s = self._no_death_before_s = self._heal_s = -NEVER
         self._handlers: dict[type[Any], Callable[[Any, NodeId, float], None]] = {
             Ping: self._handle_ping,
             Ack: self._handle_ack,
@@ -147,7 +148,7 @@ class Membership:
         self._now_s = self._started_s = now_s
         self._probe_s = now_s + rng.uniform(0, settings.probe_interval_s / 2)
         self._gossip_s = now_s
-        self._sync_s = now_s + rng.uniform(0, settings.sync_interval_s)
+        self._sync_s = now_s + rng.uniform(*_FIRST_SYNC_S)
         self._revive_s = now_s + rng.uniform(0, settings.revive_interval_s)
         self._roster.put(Entry(self.me, State.ALIVE, now_s))
         self._rumors.add(self.me)
@@ -168,8 +169,10 @@ class Membership:
         before = self._roster.get(sender)
         self._handlers[type(message)](message, sender, now_s)
         after = self._roster.get(sender)
-        if after is None or (before is not None and before.state is State.DEAD and after.state is State.ALIVE):
-            self._ask_roster(sender, now_s)  # a stranger, or the first of another side after a partition
+        if after is None:
+            self._ask_roster(sender, now_s)
+        elif before is not None and before.state is State.DEAD and after.state is State.ALIVE:
+            self._heal(sender, now_s)
         self._send_answers(sender)
         return self._finish()
 
@@ -291,7 +294,9 @@ class Membership:
         young = now_s < self._started_s + self._settings.join_s
         theirs = {member.node: (member, state) for member, state in message.entries}
         for member, state in theirs.values():
-            self._beliefs.hear_entry(member, state, sender, now_s, repeat=not young)
+            # What a newcomer learns, all others know; but of itself each node tells something new.
+            repeat = not young or member.node == sender
+            self._beliefs.hear_entry(member, state, sender, now_s, repeat=repeat)
         if message.final:
             return
         lines = []
@@ -355,6 +360,15 @@ class Membership:
             if entry.remembered:
                 self._ask_roster(entry.member.node, now_s)
 
+    def _heal(self, node: NodeId, now_s: float) -> None:
+        """Compare rosters with a member that returned: it may be the first of another side after a partition.
+
+        Between two sides nearly everything differs, so the larger the mesh, the fewer such exchanges at once.
+        """
+        if now_s >= self._heal_s:
+            self._heal_s = now_s + max(1.0, self._roster.size / self._settings.heal_members_s)
+            self._ask_roster(node, now_s)
+
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _notice_stall(self, now_s: float) -> None:
@@ -410,6 +424,10 @@ class Membership:
         beliefs = self._beliefs
         for node in beliefs.fresh:
             self._detector.order.add(node)
+        if beliefs.revived and self._roster.gone:  # where one returns, others may: do not wait for the next turn
+            soon_s = self._now_s + self._rng.uniform(0, self._settings.heal_spread_s)
+            self._revive_s = min(self._revive_s, soon_s)
+        beliefs.revived = False
         for node in beliefs.doubted:
             if self._rng.random() * self._roster.size < self._settings.checkers:
                 self._detector.hurry(node)

@@ -49,6 +49,10 @@ class Settings:
     """Members dead for `a` seconds are tried a/`revive_age_s` times more rarely,"""
     revive_rarity_max: float = 20.0
     """but not more rarely than by this factor."""
+    heal_spread_s: float = 0.5
+    """A dead member that returns lets each node try another dead one this soon: both sides of a partition meet."""
+    heal_members_s: float = 50.0
+    """Bounds exchanges between sides that differ in nearly all: one in a second at 50 members, in 40 s at 2,000."""
     join_s: float = 5.0
     """A node this young does not repeat what it learns by sync: all others know it already."""
     forget_s: float = 7 * 86_400.0
