@@ -53,6 +53,8 @@ class LinkState(NamedTuple):
     bytes_in: int
     bytes_out: int
     is_ending: bool
+    via: NodeId | None
+    """The relay that carries it; None for a direct one."""
 
 
 class UnservedError(PeerUnreachableError):
@@ -69,6 +71,7 @@ class Link:
         reader: FrameReader,
         *,
         peer: NodeId,
+        via: NodeId | None,
         is_dialed: bool,
         dial: int,
         dispatch: Dispatch,
@@ -76,6 +79,7 @@ class Link:
     ) -> None:
         self.session = session
         self.peer = peer
+        self.via = via
         self.is_dialed = is_dialed
         self.dial = dial
         self.instance = b""
@@ -131,6 +135,7 @@ class Link:
             self._bytes_in,
             self._bytes_out,
             is_ending,
+            self.via,
         )
 
     @property

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -33,7 +32,8 @@ from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.handshakes import Gate, host_of, shake_hands
 from meshhold.peering.link import Link, LinkState, UnservedError
 from meshhold.peering.refusals import Refusals
-from meshhold.peering.settings import LinkClosed, LinkEvent, LinkOpened, Settings, Watch, backoff_s
+from meshhold.peering.routes import Attempt, Route, Ways, approach
+from meshhold.peering.settings import Detour, LinkClosed, LinkEvent, LinkOpened, Settings, Watch, backoff_s
 from meshhold.peering.streams import PeerStream
 from meshhold.peering.table import LINKS_PER_PEER_MAX, LinkTable
 from meshhold.transport.contract import ByteStream, Transport
@@ -46,31 +46,6 @@ _log = logging.getLogger(__name__)
 INSTANCE_SIZE: Final = 8
 ATTEMPTS_MAX: Final = 3
 """Links that one call is begun on, when each ends before the peer has begun it."""
-NOTES_HELD_MAX: Final = 16
-"""Notes to one node that wait for its link; the oldest goes first."""
-
-
-@dataclass(slots=True)
-class _Route:
-    """What this node does to reach a peer."""
-
-    addresses: tuple[str, ...] = ()
-    attempt: _Attempt | None = None
-    keeping: trio.CancelScope | None = None
-    notes: deque[tuple[str, bytes]] = field(default_factory=lambda: deque(maxlen=NOTES_HELD_MAX))
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def wake(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One round through a peer's addresses, for all who wait for it."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    error: MeshHoldError | None = None
 
 
 class Peering:
@@ -106,9 +81,10 @@ class Peering:
         self._dials = count(1)
         self._gate = Gate(settings.handshakes_max, settings.handshakes_per_address_max)
         self._table: LinkTable[Link] = LinkTable(identity.node_id)
-        self._routes: dict[NodeId, _Route] = {}
+        self._routes: dict[NodeId, Route] = {}
         self._banned: frozenset[NodeId] = frozenset()
         self._leaving = False
+        self._detour: Detour | None = None
         self._body_limits = codec.Limits(size_max=settings.limits.message_size)
         self.set_swarm_keys(swarm_keys)
 
@@ -149,7 +125,8 @@ class Peering:
             except UnservedError:
                 pass
         route = self._routes.get(peer)
-        if route is not None and route.addresses and not self._leaving and peer not in self._banned:
+        has_way = route is not None and bool(route.addresses or self._detour)
+        if route is not None and has_way and not self._leaving and peer not in self._banned:
             route.notes.append((name, raw))
             self._attempt(peer, route)
         return False
@@ -163,35 +140,36 @@ class Peering:
         Errors: `PeerUnreachableError`, `CallTimeoutError`, `TooLargeError`, `ProtocolError` (local). The peer's refusal
         comes from the stream's methods.
         """
-        raw = codec.encode(body)
-        stream: PeerStream | None = None
-        with trio.move_on_after(timeout_s):
-            for attempt in range(1, ATTEMPTS_MAX + 1):
-                link = self._table.best(peer) or await self._wait_link(peer)
-                try:
-                    stream = await link.open_stream(name, raw)
-                    break
-                except UnservedError:
-                    if attempt == ATTEMPTS_MAX:
-                        raise
-        if stream is None:
-            raise CallTimeoutError(f"no stream to node {short_id(peer)} within {timeout_s:g} s")
+        stream = await self.begin_stream(peer, name, body, timeout_s=timeout_s)
         try:
             yield stream
         finally:
             with trio.CancelScope(shield=True):  # closing takes no time
                 await stream.aclose()
 
+    async def begin_stream(self, peer: NodeId, name: str, body: codec.Value, *, timeout_s: float) -> PeerStream:
+        """Open a stream as `open_stream` does, for the caller to close."""
+        raw = codec.encode(body)
+        with trio.move_on_after(timeout_s):
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                link = self._table.best(peer) or await self._wait_link(peer)
+                try:
+                    return await link.open_stream(name, raw)
+                except UnservedError:
+                    if attempt == ATTEMPTS_MAX:
+                        raise
+        raise CallTimeoutError(f"no stream to node {short_id(peer)} within {timeout_s:g} s")
+
     # -- routes -----------------------------------------------------------------------------------------------------
 
     def learn(self, peer: NodeId, addresses: Sequence[str]) -> None:
         """Know where a peer can be dialled: in this order, in place of what was known."""
         if peer != self.node_id:
-            self._routes.setdefault(peer, _Route()).addresses = tuple(addresses)
+            self._routes.setdefault(peer, Route()).addresses = tuple(addresses)
 
     def keep(self, peer: NodeId) -> None:
         """Dial this peer again and again while there is no link to it. Idempotent; `forget` ends it."""
-        route = self._routes.setdefault(peer, _Route())
+        route = self._routes.setdefault(peer, Route())
         if route.keeping is None and peer != self.node_id:
             route.keeping = trio.CancelScope()
             self._nursery.start_soon(self._keep, peer, route, route.keeping)
@@ -240,13 +218,27 @@ class Peering:
                 await self._wait_closed(peer)
             await trio.sleep(backoff_s(failures, self._settings, self._rng.random()))
 
-    async def adopt(self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None = None) -> NodeId:
-        """Shake hands over a stream that somebody else made (a relay), and keep it as a link; return the peer.
+    def set_detour(self, detour: Detour | None) -> None:
+        """Ask `detour` for a link to a peer whose addresses do not answer."""
+        self._detour = detour
+
+    def improve(self, peer: NodeId) -> None:
+        """Try a peer's addresses again although there is a link: a direct one takes the place of a relayed one."""
+        route = self._routes.get(peer)
+        if route is not None and route.addresses and not self._leaving and peer not in self._banned:
+            self._attempt(peer, route)
+
+    async def adopt(
+        self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None = None, via: NodeId | None = None
+    ) -> NodeId:
+        """Shake hands over a stream that somebody else made, and keep it as a link; return the peer.
+
+        `via` is the relay that carries the stream.
 
         Resources: closes `stream` when the link ends, or now on errors. Errors: `HandshakeRefusedError`,
         `PeerUnreachableError`.
         """
-        return (await self._open_link(stream, is_dialed=is_dialed, expected=expected)).peer
+        return (await self._open_link(stream, is_dialed=is_dialed, expected=expected, via=via)).peer
 
     def links(self) -> list[LinkState]:
         """Return the links that are open."""
@@ -274,7 +266,7 @@ class Peering:
                 why = "this node is leaving" if self._leaving else "it is banned"
                 raise PeerUnreachableError(f"node {short_id(peer)} is not dialled: {why}")
             route = self._routes.get(peer)
-            if route is None or not (route.addresses or route.attempt):
+            if route is None or not (route.addresses or route.attempt or self._detour):
                 raise PeerUnreachableError(f"no link to node {short_id(peer)}, and no address of it is known")
             attempt = self._attempt(peer, route)
             changed = route.changed
@@ -283,34 +275,37 @@ class Peering:
             if attempt.error is not None and self._table.best(peer) is None:
                 raise PeerUnreachableError(f"node {short_id(peer)} cannot be reached: {attempt.error}")
 
-    def _attempt(self, peer: NodeId, route: _Route) -> _Attempt:
+    def _attempt(self, peer: NodeId, route: Route) -> Attempt:
         if route.attempt is None:
-            route.attempt = _Attempt()
+            route.attempt = Attempt()
             self._nursery.start_soon(self._run_attempt, peer, route, route.attempt)
         return route.attempt
 
-    async def _run_attempt(self, peer: NodeId, route: _Route, attempt: _Attempt) -> None:
-        """Dial a peer's addresses until one answers."""
-        error: MeshHoldError = PeerUnreachableError("no address of it is known")
-        for address in route.addresses:
-            if self._table.best(peer) is not None:
-                break
+    async def _run_attempt(self, peer: NodeId, route: Route, attempt: Attempt) -> None:
+        """Approach a peer once."""
+
+        async def dial(address: str) -> None:
             try:
                 await self._dial(address, peer)
-            except MeshHoldError as failure:
-                error = failure
-                if isinstance(failure, HandshakeRefusedError):
-                    self.refusals.note(short_id(peer), str(failure))
-                continue
-            break
-        else:
-            attempt.error = error
+            except HandshakeRefusedError as error:
+                self.refusals.note(short_id(peer), str(error))
+                raise
+
+        def is_direct() -> bool:
+            link = self._table.best(peer)
+            return link is not None and link.via is None
+
+        detour = partial(self._detour, peer) if self._detour else None
+        ways = Ways(dial, detour, lambda: self._leaving or self.is_linked(peer), is_direct)
+        errors = await approach(route.addresses, ways, self._settings.head_start_s)
+        if not self.is_linked(peer):
+            attempt.error = errors[-1] if errors else PeerUnreachableError("no address of it is known")
             route.notes.clear()
         route.attempt = None
         attempt.done.set()
         route.wake()
 
-    async def _keep(self, peer: NodeId, route: _Route, scope: trio.CancelScope) -> None:
+    async def _keep(self, peer: NodeId, route: Route, scope: trio.CancelScope) -> None:
         failures = 0
         with scope:
             while True:
@@ -343,10 +338,12 @@ class Peering:
             self.refusals.note(host, str(error))
             await stream.aclose()
 
-    async def _open_link(self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None) -> Link:
+    async def _open_link(
+        self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None = None
+    ) -> Link:
         """Shake hands and start the link; return once the peer has greeted."""
         try:
-            link, early = await self._shake(stream, is_dialed=is_dialed, expected=expected)
+            link, early = await self._shake(stream, is_dialed=is_dialed, expected=expected, via=via)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing takes no time
                 await stream.aclose()
@@ -358,7 +355,9 @@ class Peering:
             raise PeerUnreachableError(f"no session with node {short_id(link.peer)}: {reason}")
         return link
 
-    async def _shake(self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None) -> tuple[Link, list[bytes]]:
+    async def _shake(
+        self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None
+    ) -> tuple[Link, list[bytes]]:
         settings = self._settings
         handshake = Handshake(
             initiator=is_dialed,
@@ -385,7 +384,7 @@ class Peering:
             dialed=is_dialed,
             dial=dial,
             instance=self._instance,
-            limits=settings.limits,
+            limits=settings.limits if via is None else settings.relayed_limits,
             now_s=trio.current_time(),
         )
         link = Link(
@@ -393,6 +392,7 @@ class Peering:
             session,
             reader,
             peer=peer,
+            via=via,
             is_dialed=is_dialed,
             dial=dial,
             dispatch=self._dispatch,
@@ -420,7 +420,7 @@ class Peering:
         if is_first:
             self._watch(LinkOpened(link.state))
         link.session.ping(trio.current_time())  # to know the round trip from the start
-        route = self._routes.setdefault(peer, _Route())
+        route = self._routes.setdefault(peer, Route())
         with suppress(PeerUnreachableError):
             while route.notes:
                 link.send_note(*route.notes.popleft())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from meshhold.model.ids import NodeId
 from meshhold.peering.link import LinkState
 from meshhold.wire.limits import Limits
+
+_RELAYED: Final = 256 * 1024
+"""A window of a relayed stream: 2.5 MB/s at 100 ms, and a connection's worth takes 0.4 s over 10 Mbit/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,12 @@ class Settings:
     drain_s: float = 10.0
     """How long what is in progress may go on when this node leaves."""
     limits: Limits = field(default_factory=Limits)
+    relayed_limits: Limits = field(
+        default_factory=lambda: Limits(stream_window=_RELAYED, connection_window=2 * _RELAYED)
+    )
+    """Of links through a relay: what is on its way waits in the relay's memory, in front of the probes behind it."""
+    head_start_s: float = 1.0
+    """How long a peer's own addresses are tried alone, before another way is looked for beside them."""
 
 
 class LinkOpened(NamedTuple):
@@ -44,6 +53,9 @@ class LinkClosed(NamedTuple):
     peer: NodeId
     reason: str
 
+
+Detour = Callable[[NodeId], Awaitable[None]]
+"""Makes a link to a peer that cannot be dialled (see `Peering.adopt`). Errors: `MeshHoldError` when there is no way."""
 
 LinkEvent = LinkOpened | LinkClosed
 Watch = Callable[[LinkEvent], None]

@@ -1,8 +1,9 @@
 """Which connections lead to whom, and which of several to one node is used? Decides; runs nothing.
 
 Two nodes that dial each other at once get two connections. Both sides know the same facts of each, so both choose the
-same one: that whose dialler has the smaller id, and of two such, the later dial. The others end once nothing is in
-progress on them. A peer that was started anew (another instance) has none of the old connections any more.
+same one: a direct one before a relayed one, then that whose dialler has the smaller id, and of two such, the later
+dial. The others end once nothing is in progress on them. A peer that was started anew (another instance) has none of
+the old connections any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Contending(Protocol):
     """What is asked of a connection."""
 
     peer: NodeId
+    via: NodeId | None
     is_dialed: bool
     dial: int
     instance: bytes
@@ -79,5 +81,5 @@ class LinkTable(Generic[_Link]):
         best = self.best(peer)
         return [link for link in self.of(peer) if link is not best and best is not None]
 
-    def _rank(self, link: _Link) -> tuple[bool, int]:
-        return link.is_dialed is (self._me < link.peer), link.dial
+    def _rank(self, link: _Link) -> tuple[bool, bool, int]:
+        return link.via is None, link.is_dialed is (self._me < link.peer), link.dial
