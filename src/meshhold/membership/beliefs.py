@@ -43,8 +43,8 @@ class Beliefs:
     """The roster of one node, its suspicions, and what it says of itself.
 
     Every `hear_…` appends to `actions` what others shall do, to `fresh` the members that became live, to `doubted` the
-    suspects that are worth an own probe, to `answers` what the sender should know better, and sets `revived` when a dead
-    member returned. The caller empties them.
+    suspects that are worth an own probe, to `answers` what the sender should know better, and sets `revived` when a
+    dead member returned. The caller empties them.
     """
 
     def __init__(self, me: Member, settings: Settings, awareness: Awareness, sign: Sign, verify: Verify) -> None:

@@ -1,0 +1,213 @@
+"""How one node probes, doubts itself, joins, exchanges rosters and passes news on."""
+
+from __future__ import annotations
+
+from tests.simulation.membership_world import node_id, verify
+from tests.unit.membership_lab import ME, SETTINGS, Lab, Named, changes, exchange, sent, stated, suspect, told_to
+
+from meshhold.membership.member import State
+from meshhold.membership.messages import (
+    Ack,
+    Bucket,
+    Deliver,
+    Nack,
+    News,
+    Ping,
+    PingFor,
+    Raised,
+    Send,
+    Sync,
+    Vouch,
+)
+from meshhold.membership.roster import bucket_of
+
+# -- probes ---------------------------------------------------------------------------------------------------------
+
+
+def test_probe_answered_leaves_the_member_alive() -> None:
+    lab = Lab([1])
+    lab.wait(30, answering=[1])
+    assert lab.state(1) is State.ALIVE
+    assert lab.it.rtt_s(node_id(1)) == 0
+
+
+def test_probe_unanswered_asks_relays_then_suspects() -> None:
+    lab = Lab(range(1, 6))
+    actions = lab.wait(2.6, answering=range(2, 6))
+    asked = [to for to, message in sent(actions, PingFor) if message.target == node_id(1)]  # type: ignore[union-attr] # only PingFor is left
+    assert len(asked) >= SETTINGS.relays
+    assert node_id(1) not in asked
+    assert lab.state(1) is State.SUSPECT
+
+
+def test_probe_answered_to_a_relay_leaves_the_member_alive() -> None:
+    lab = Lab(range(1, 6))
+    for _ in range(40):
+        for to, message in sent(lab.wait(0.1, answering=range(2, 6)), PingFor):
+            assert isinstance(message, PingFor)
+            lab.it.handle(Vouch(message.seq), next(n for n in map(node_id, range(1, 6)) if n == to), lab.now_s)
+    assert lab.state(1) is State.ALIVE
+
+
+def test_probe_answered_by_a_stranger_counts_for_nothing() -> None:
+    lab = Lab([1, 2])
+    for _ in range(30):
+        for _, message in sent(lab.wait(0.1, answering=[2]), Ping):
+            assert isinstance(message, Ping)
+            lab.get(Ack(message.seq), sender=2)
+            lab.get(Vouch(message.seq), sender=2)
+    assert lab.state(1) is State.SUSPECT
+
+
+def test_probe_for_another_is_relayed_and_vouched_for() -> None:
+    lab = Lab([1, 2])
+    [(to, ping)] = sent(lab.get(PingFor(77, node_id(2)), sender=1), Ping)
+    assert isinstance(ping, Ping)
+    assert to == node_id(2)
+    assert Send(node_id(1), Vouch(77)) in lab.get(Ack(ping.seq), sender=2)
+
+
+def test_probe_for_another_that_is_silent_is_nacked_in_time() -> None:
+    lab = Lab([1, 2])
+    lab.get(PingFor(77, node_id(2)), sender=1)
+    assert Send(node_id(1), Nack(77)) in lab.wait(SETTINGS.probe_timeout_s * SETTINGS.nack_fraction)
+
+
+def test_probe_for_an_unknown_node_is_nacked_at_once_and_too_many_too() -> None:
+    lab = Lab([1, 2])
+    assert lab.get(PingFor(1, node_id(8)), sender=1) == [Send(node_id(1), Nack(1))]
+    answers = [lab.get(PingFor(seq, node_id(2)), sender=1) for seq in range(200)]
+    assert sum(Send(node_id(1), Nack(seq)) in answer for seq, answer in enumerate(answers)) >= 100
+
+
+def test_awareness_degraded_by_silent_relays_and_improved_by_answers() -> None:
+    lab = Lab(range(1, 6))
+    lab.wait(4)
+    degraded = lab.it.awareness.score
+    assert degraded > 0
+    lab.wait(30, answering=range(1, 6))
+    assert lab.it.awareness.score < degraded
+
+
+def test_awareness_not_degraded_by_relays_that_say_nack() -> None:
+    lab = Lab(range(1, 6))
+    for _ in range(30):
+        for to, message in sent(lab.wait(0.1, answering=range(2, 6)), PingFor):
+            assert isinstance(message, PingFor)
+            lab.it.handle(Nack(message.seq), next(n for n in map(node_id, range(1, 6)) if n == to), lab.now_s)
+    assert lab.state(1) is State.SUSPECT
+    assert lab.it.awareness.score == 0
+
+
+def test_a_broken_link_is_probed_at_once_and_accuses_nobody() -> None:
+    lab = Lab(range(1, 20))
+    lab.wait(0.1, answering=range(1, 20))
+    assert changes(lab.it.doubt(node_id(7), lab.now_s)) == []
+    assert node_id(7) in [to for to, _ in sent(lab.wait(0.01), Ping)]
+    assert lab.state(7) is State.ALIVE
+
+
+# -- stalls ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_was_paused_blames_itself_and_not_the_others() -> None:
+    lab = Lab(range(1, 6))
+    lab.hear(suspect(1, 5, 2, 3, 4))
+    lab.now_s += 3600
+    assert changes(lab.it.tick(lab.now_s)) == []
+    assert lab.state(1) is State.SUSPECT
+    assert lab.it.awareness.score >= 1
+    lab.hear(stated(1, 6))
+    assert lab.state(1) is State.ALIVE
+
+
+def test_a_pause_delays_a_death_but_does_not_prevent_it() -> None:
+    lab = Lab(range(1, 6))
+    lab.hear(suspect(1, 5, 2, 3, 4))
+    lab.now_s += 3600
+    lab.wait(SETTINGS.suspicion_min_s(6) + 2.0, answering=range(2, 6))
+    assert lab.state(1) is State.DEAD
+
+
+def test_a_rumor_after_a_long_silence_is_no_pause() -> None:
+    lab = Lab([1])
+    lab.wait(60, answering=[1])
+    lab.hear(stated(1, 6))
+    lab.wait(1, answering=[1])
+    assert lab.it.awareness.score == 0
+
+
+# -- joining and exchanging -----------------------------------------------------------------------------------------
+
+
+def test_contact_brings_both_rosters_together() -> None:
+    old, new = Lab(range(2, 8)), Named(1)
+    exchange(new, old, new.it.contact(node_id(ME), new.now_s), (1, ME))
+    assert {each.member.node for each in new.it.entries()} == {node_id(number) for number in range(8)}
+    assert old.state(1) is State.ALIVE
+
+
+def test_contact_with_a_known_living_member_costs_nothing() -> None:
+    lab = Lab([1])
+    assert sent(lab.it.contact(node_id(1), lab.now_s), Sync) == []
+
+
+def test_merge_of_rosters_suspects_what_the_other_calls_dead() -> None:
+    lab = Lab([1, 2, 3])
+    entries = ((stated(1), State.DEAD), (stated(2), State.SUSPECT), (stated(3, 6, left=True), State.LEFT))
+    for member, state in (*entries, (stated(4), State.ALIVE), (stated(5), State.DEAD)):
+        lab.get(Bucket(bucket_of(member.node), ((member, state),), final=True), sender=9)
+    found = [lab.state(number) for number in range(1, 6)]
+    assert found == [State.SUSPECT, State.SUSPECT, State.LEFT, State.ALIVE, State.DEAD]
+
+
+def test_merge_of_equal_rosters_sends_nothing() -> None:
+    lab = Lab([1, 2])
+    [(_, sync), *_] = sent(lab.wait(40, answering=[1, 2]), Sync)
+    assert lab.get(sync, sender=1) == []
+
+
+def test_sync_is_answered_to_one_sender_once_in_a_second() -> None:
+    lab = Lab(range(1, 20))
+    empty = Sync((0,) * 64)
+    assert sent(lab.get(empty, sender=1), Bucket)
+    assert lab.get(empty, sender=1) == []
+    lab.now_s += 1.1
+    assert sent(lab.get(empty, sender=1), Bucket)
+
+
+def test_a_restart_calls_those_it_remembers_and_accuses_none_of_them() -> None:
+    lab = Lab(known=[stated(1), stated(2)])
+    assert {to for to, _ in sent(lab.started, Sync)} == {node_id(1), node_id(2)}
+    assert lab.state(1) is State.DEAD
+    assert lab.it.snapshot() == [stated(1), stated(2)]
+    lines = [message for _, message in sent(lab.get(Sync((1,) * 64), sender=3), Bucket)]
+    assert [each.entries for each in lines if isinstance(each, Bucket) and len(each.entries) > 1] == []
+    assert told_to(lab.get(Ping(1), sender=2), 2) == [lab.it.me]
+    assert changes(lab.hear(stated(1), sender=3)) == [(State.DEAD, State.ALIVE)]
+
+
+# -- news -----------------------------------------------------------------------------------------------------------
+
+
+def test_news_are_delivered_once_and_repeated() -> None:
+    lab = Lab([1, 2])
+    news = News("registry", bytes(16), b"a record")
+    assert Deliver(news, node_id(1)) in lab.hear(news, sender=1)
+    assert lab.hear(news, sender=2) == []
+    assert any(news in told_to([action], 2) for action in lab.wait(1))
+
+
+def test_news_of_ones_own_are_not_delivered_here() -> None:
+    lab = Lab([1])
+    news = News("registry", bytes(16), b"a record")
+    actions = lab.it.spread(news, lab.now_s) + lab.hear(news, sender=1)
+    assert not [each for each in actions if isinstance(each, Deliver)]
+
+
+def test_update_states_anew() -> None:
+    lab = Lab([1])
+    actions = lab.it.update(lab.now_s, zone="attic")
+    assert Raised(6) in actions
+    assert (lab.it.me.zone, lab.it.me.is_proven(verify)) == ("attic", True)
+    assert any(lab.it.me in told_to([action], 1) for action in lab.wait(0.5))
