@@ -92,12 +92,12 @@ def rounds_of(size: int) -> int:
 # -- scenarios ------------------------------------------------------------------------------------------------------
 
 
-def play_deaths(size: int, loss: float, seed: int) -> list[str]:
+def play_deaths(size: int, loss: float, seed: int, rounds: int) -> list[str]:
     """Cut the power of one node after another; see it suspected, declared dead, and back after its restart."""
     world = World(size, seed, loss=loss)
     world.boot_all_acquainted()
     suspected, dead, back = Outcome(), Outcome(), Outcome()
-    for _ in range(rounds_of(size)):
+    for _ in range(rounds):
         world.run(SETTLE_S + world.rng.random())
         victim = world.rng.randrange(size)
         world.crash(victim)
@@ -120,13 +120,13 @@ def play_deaths(size: int, loss: float, seed: int) -> list[str]:
     ]
 
 
-def play_news(size: int, loss: float, seed: int) -> list[str]:
+def play_news(size: int, loss: float, seed: int, rounds: int) -> list[str]:
     """Tell one node something; see when everybody knows."""
     world = World(size, seed, loss=loss)
     world.boot_all_acquainted()
     heard = Outcome()
     reached = 0
-    for turn in range(rounds_of(size)):
+    for turn in range(rounds):
         world.run(SETTLE_S + world.rng.random())
         teller = world.rng.randrange(size)
         seen = Seen(size - 1, lambda _number, action: isinstance(action, Deliver), world.now_s)
@@ -139,14 +139,13 @@ def play_news(size: int, loss: float, seed: int) -> list[str]:
         world.run(NEWS_PATIENCE_S, seen.is_done)
         seen.add_to(heard)
         reached += len(seen.times_s)
-    return [*_median_and_worst(heard.last_s), f"{reached / rounds_of(size) / (size - 1):.4%}"]
+    return [*_median_and_worst(heard.last_s), f"{reached / rounds / (size - 1):.4%}"]
 
 
-def play_idle(size: int, seed: int) -> list[str]:
-    """Let nothing happen for two minutes; see what it costs."""
+def play_idle(size: int, seed: int, seconds: float) -> list[str]:
+    """Let nothing happen for a while; see what it costs."""
     world = World(size, seed)
     world.boot_all_acquainted()
-    seconds = 120.0 if size < LARGE else 40.0
     world.run(seconds)
     rates = [node.sent_bytes / seconds for node in world.nodes]
     messages = sum(node.sent_messages for node in world.nodes) / size / seconds
@@ -268,11 +267,11 @@ def tell_table(name: str, sizes: Sequence[int], losses: Sequence[float], seed: i
         for loss in losses[:1] if lossless else losses:
             match name:
                 case "deaths":
-                    cells = play_deaths(size, loss, seed)
+                    cells = play_deaths(size, loss, seed, rounds_of(size))
                 case "news":
-                    cells = play_news(size, loss, seed)
+                    cells = play_news(size, loss, seed, rounds_of(size))
                 case "idle":
-                    cells = play_idle(size, seed)
+                    cells = play_idle(size, seed, 120.0 if size < LARGE else 40.0)
                 case "split":
                     cells = play_split(size, loss, seed)
                 case _:

@@ -99,6 +99,7 @@ class World:
         self.numbers = {node_id(number): number for number in range(size)}
         self.watch: Watch = lambda _now_s, _number, _action: None
         self.events = 0
+        self.blocked: set[frozenset[int]] = set()
         self._serial = count()
         self._heap: list[tuple[float, int, Node, object]] = []
 
@@ -156,6 +157,10 @@ class World:
         """Let messages pass only between nodes of one group; `split(lambda _: 0)` heals."""
         for node in self.nodes:
             node.group = groups(node.number)
+
+    def block(self, one: int, other: int) -> None:
+        """Let no message pass between two nodes."""
+        self.blocked.add(frozenset((one, other)))
 
     def act(self, number: int, actions: list[Action]) -> None:
         """Carry out what a call on a node's membership returned."""
@@ -231,6 +236,8 @@ class World:
         to = self.nodes[self.numbers[action.to]]
         rng = self.rng
         if to.group != node.group or to.membership is None or (self.loss and rng.random() < self.loss):
+            return
+        if self.blocked and frozenset((node.number, to.number)) in self.blocked:
             return
         if self.codec:
             message = decode(encode(message))
