@@ -6,7 +6,7 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test faults check clients bench format clean
+.PHONY: help run install dev test faults sim check clients bench format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,6 +34,21 @@ test: $(VENV)/.dev ## Run the tests
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
 	@$(BIN)/python -m pytest -m slow tests/faults -v -rsP
+
+# Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
+SEED ?= 1
+N ?= 5,20,100,500
+LOSS ?= 0,5,20
+HOURS ?= 1
+JOBS ?= 2
+INPUTS ?= 1000000
+
+sim: $(VENV)/.dev ## Simulate membership, fuzz the wire (SEED= N=5,20 LOSS=0,5 HOURS=)
+	@$(BIN)/python -m tests.simulation.membership_sim \
+		--seed $(SEED) --nodes $(N) --loss $(LOSS) --only deaths,news,idle,split,join
+	@$(BIN)/python -m tests.simulation.membership_sim \
+		--seed $(SEED) --nodes 20 --loss 5 --hours $(HOURS) --jobs $(JOBS) --only endurance
+	@$(BIN)/python -m tests.fuzz_wire $(INPUTS) $(SEED)
 
 check: $(VENV)/.dev ## Lint, format, types, floors
 	@$(BIN)/ruff check .
