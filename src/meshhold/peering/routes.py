@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -78,14 +77,14 @@ async def _take_detour(
     head_start_s: float,
     errors: list[MeshHoldError],
 ) -> None:
-    for patience_s in (head_start_s, math.inf):  # a link that is there now may be lost while the addresses are tried
-        with trio.move_on_after(patience_s):
+    while True:
+        with trio.move_on_after(head_start_s):
             await dialed.wait()
         if not is_linked():
             try:
                 await detour()
             except MeshHoldError as error:
                 errors.append(error)
-            return
-        if dialed.is_set():
+                return
+        if dialed.is_set():  # until then the detour's link, too, may be lost again
             return

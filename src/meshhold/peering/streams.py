@@ -21,6 +21,7 @@ class Carrier(Protocol):
 
     session: Session
     peer: NodeId
+    via: NodeId | None
     address: str
 
     def flush(self) -> None:
@@ -40,6 +41,7 @@ class PeerStream:
     def __init__(self, link: Carrier, number: int) -> None:
         self.peer = link.peer
         self.peer_address = link.address
+        self.via = link.via
         self._link = link
         self._number = number
         self._pieces: deque[memoryview] = deque()
