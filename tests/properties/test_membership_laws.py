@@ -14,6 +14,7 @@ from meshhold.membership.machine import Membership
 from meshhold.membership.member import INCARNATION_MAX, Member, State
 from meshhold.membership.messages import (
     BUCKETS,
+    MESSAGE_SIZE_BYTES_MAX,
     Ack,
     Bucket,
     Dead,
@@ -29,6 +30,7 @@ from meshhold.membership.messages import (
     Sync,
     decode,
     encode,
+    size_bytes,
 )
 from meshhold.membership.roster import beats, merge
 from meshhold.membership.settings import Settings
@@ -141,6 +143,7 @@ def test_no_sequence_of_messages_and_pauses_breaks_a_node(sequence: list[tuple[M
         for action in [*it.tick(now_s), *it.handle(message, node_id(sender), now_s)]:
             if isinstance(action, Send):
                 assert decode(encode(action.message)) == action.message, "what is sent can be read"
+                assert size_bytes(action.message) <= MESSAGE_SIZE_BYTES_MAX
         assert it.next_tick_s() >= now_s
         assert it.me.is_proven(verify)
         live = {entry.member.node for entry in it.entries() if entry.is_live}

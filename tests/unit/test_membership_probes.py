@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from tests.simulation.membership_world import node_id, verify
+from dataclasses import replace
+
+from tests.simulation.membership_world import member_of, node_id, sign_as, verify
 from tests.unit.membership_lab import ME, SETTINGS, Lab, Named, changes, exchange, sent, stated, suspect, told_to
 
-from meshhold.membership.member import State
+from meshhold.membership.member import Member, State
 from meshhold.membership.messages import (
+    MESSAGE_SIZE_BYTES_MAX,
     Ack,
     Bucket,
     Deliver,
+    Gossip,
     Nack,
     News,
     Ping,
@@ -18,6 +22,9 @@ from meshhold.membership.messages import (
     Send,
     Sync,
     Vouch,
+    decode,
+    encode,
+    size_bytes,
 )
 from meshhold.membership.roster import bucket_of
 
@@ -211,3 +218,41 @@ def test_update_states_anew() -> None:
     assert Raised(6) in actions
     assert (lab.it.me.zone, lab.it.me.is_proven(verify)) == ("attic", True)
     assert any(lab.it.me in told_to([action], 1) for action in lab.wait(0.5))
+
+
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def fat(number: int, incarnation: int = 5) -> Member:
+    """Return a statement with every field at its bound."""
+    wide = "\N{OLD PERSIAN SIGN A}"  # four bytes
+    return replace(
+        member_of(number, incarnation),
+        name=wide * 64,
+        addresses=("a" * 96,) * 8,
+        zone=wide * 64,
+        version=wide * 32,
+        capacity=2**63 - 1,
+        meta=((wide * 32, wide * 32),) * 4,
+    ).signed(sign_as(node_id(number)))
+
+
+def test_the_largest_statements_still_make_bounded_messages() -> None:
+    lab = Lab()
+    for number in range(1, 400):
+        lab.get(Gossip((fat(number),)), sender=number)
+    actions = lab.get(Sync((1,) * 64), sender=1) + lab.wait(5) + lab.hear(*(suspect(each, 4) for each in range(1, 50)))
+    sizes = [size_bytes(each.message) for each in actions if isinstance(each, Send)]
+    assert len(sizes) > 100
+    assert max(sizes) <= MESSAGE_SIZE_BYTES_MAX
+    assert decode(encode(Gossip((fat(1),)))) == Gossip((fat(1),))
+
+
+def test_rosters_that_do_not_fit_into_one_message_come_together() -> None:
+    old, new = Lab(), Named(1)
+    for number in range(2, 402):
+        (old if number % 3 else new).get(Gossip((fat(number),)), sender=number)
+    exchange(new, old, new.it.contact(node_id(ME), new.now_s), (1, ME))
+    everybody = {node_id(number) for number in range(402)}
+    assert {entry.member.node for entry in new.it.entries()} == everybody
+    assert {entry.member.node for entry in old.it.entries()} == everybody

@@ -22,9 +22,9 @@ from meshhold.membership.awareness import Awareness
 from meshhold.membership.beliefs import Beliefs
 from meshhold.membership.chance import Chance
 from meshhold.membership.detector import NEVER, Detector
+from meshhold.membership.exchange import answer_bucket, answer_digest
 from meshhold.membership.member import Member, Sign, State, Verify
 from meshhold.membership.messages import (
-    ENTRIES_MAX,
     Ack,
     Action,
     Bucket,
@@ -43,12 +43,13 @@ from meshhold.membership.messages import (
     Suspect,
     Sync,
     Vouch,
+    size_bytes,
 )
-from meshhold.membership.roster import Entry, beats
+from meshhold.membership.roster import Entry
 from meshhold.membership.settings import Settings
 from meshhold.model.ids import NodeId
 
-ANSWERS_MAX: Final = 32
+ANSWERS_SIZE_BYTES_MAX: Final = 4096
 """Corrections in one answer; the others come by the next sync."""
 NEWS_KEPT_MAX: Final = 8192
 """Names of news that are known not to be new; an older one that comes back is delivered once more."""
@@ -262,8 +263,7 @@ class Membership:
 
     def _handle_ping(self, message: Ping, sender: NodeId, now_s: float) -> None:
         self._hear(message.rumors, sender, now_s)
-        told = (*self._beliefs.accusation_of(sender), *self._beliefs.answers[:ANSWERS_MAX])
-        self._beliefs.answers.clear()
+        told = (*self._beliefs.accusation_of(sender), *self._take_answers())
         self._send(sender, Ack(message.seq, told + self._picked(self._settings.piggyback_size_bytes_max)))
 
     def _handle_ack(self, message: Ack, sender: NodeId, now_s: float) -> None:
@@ -285,28 +285,17 @@ class Membership:
     def _handle_sync(self, message: Sync, sender: NodeId, now_s: float) -> None:
         if not self._may(self._told, sender, now_s):
             return
-        differing = [index for index, mark in enumerate(message.marks) if mark != self._roster.marks[index]]
-        for index, entries in self._roster.in_buckets(differing).items():
-            lines = tuple((entry.member, entry.state) for entry in entries[:ENTRIES_MAX])
-            self._send(sender, Bucket(index, lines, final=False))
+        for piece in answer_digest(self._roster, message.marks):
+            self._send(sender, piece)
 
     def _handle_bucket(self, message: Bucket, sender: NodeId, now_s: float) -> None:
         young = now_s < self._started_s + self._settings.join_s
-        theirs = {member.node: (member, state) for member, state in message.entries}
-        for member, state in theirs.values():
+        for member, state in message.entries:
             # What a newcomer learns, all others know; but of itself each node tells something new.
             repeat = not young or member.node == sender
             self._beliefs.hear_entry(member, state, sender, now_s, repeat=repeat)
-        if message.final:
-            return
-        lines = []
-        for entry in self._roster.in_buckets([message.index])[message.index]:
-            line = (entry.member, entry.state)
-            known = theirs.get(entry.member.node)
-            if entry.member.node not in self._beliefs.banned and (known is None or beats(line, known)):
-                lines.append(line)
-        if lines:
-            self._send(sender, Bucket(message.index, tuple(lines[:ENTRIES_MAX]), final=True))
+        for piece in answer_bucket(self._roster, message):
+            self._send(sender, piece)
 
     def _hear(self, rumors: tuple[Rumor, ...], sender: NodeId, now_s: float) -> None:
         for rumor in rumors:
@@ -395,9 +384,20 @@ class Membership:
             self._send(node, Sync(tuple(self._roster.marks)))
 
     def _send_answers(self, sender: NodeId) -> None:
-        if self._beliefs.answers:
-            self._send(sender, Gossip(tuple(self._beliefs.answers[:ANSWERS_MAX])))
-            self._beliefs.answers.clear()
+        if answers := self._take_answers():
+            self._send(sender, Gossip(answers))
+
+    def _take_answers(self) -> tuple[Rumor, ...]:
+        if not self._beliefs.answers:
+            return ()
+        taken, room = [], ANSWERS_SIZE_BYTES_MAX
+        for rumor in dict.fromkeys(self._beliefs.answers):
+            room -= size_bytes(rumor)
+            if room < 0:
+                break
+            taken.append(rumor)
+        self._beliefs.answers.clear()
+        return tuple(taken)
 
     def _send(self, to: NodeId, message: Message) -> None:
         self._beliefs.actions.append(Send(to, message))

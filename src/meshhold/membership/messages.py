@@ -24,12 +24,14 @@ from meshhold.membership.member import (
 from meshhold.model.ids import NodeId
 
 VERSION: Final = 1
+MESSAGE_SIZE_BYTES_MAX: Final = 15 * 1024
+"""No message is larger: what a link takes as one control message, less an envelope."""
 BUCKETS: Final = 64
 """A digest has 8 bytes for each; two members that differ in one statement exchange 1/64 of their rosters."""
 SEQ_MAX: Final = 2**32 - 1
 ACCUSERS_MAX: Final = 8
 RUMORS_MAX: Final = 256
-ENTRIES_MAX: Final = 128  # in one bucket: 64 on average with the largest roster
+ENTRIES_MAX: Final = 128
 TOPIC_CHARS_MAX: Final = 32
 NEWS_ID_SIZE: Final = 16
 NEWS_SIZE_BYTES_MAX: Final = 1024
@@ -124,11 +126,17 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """My entries of one bucket in which we differ; unless `final`, send back what I lack."""
+    """My entries of one bucket in which we differ, from `after` to `until`; unless `final`, send back what I lack."""
 
     index: int
     entries: tuple[tuple[Member, State], ...]
     final: bool
+    after: str = ""
+    until: str = ""
+
+    def covers(self, node: NodeId) -> bool:
+        """Tell whether the message would hold the node, if its sender knew it."""
+        return self.after < node and (not self.until or node <= self.until)
 
 
 Message = Ping | Ack | PingFor | Vouch | Nack | Gossip | Sync | Bucket
@@ -206,8 +214,9 @@ def encode(message: Message) -> list[Any]:
             return [VERSION, "gossip", [encode_rumor(each) for each in rumors]]
         case Sync(marks):
             return [VERSION, "sync", list(marks)]
-        case Bucket(index, entries, final):
-            return [VERSION, "bucket", index, [[encode_member(each), str(state)] for each, state in entries], final]
+        case Bucket(index, entries, final, after, until):
+            lines = [[encode_member(each), str(state)] for each, state in entries]
+            return [VERSION, "bucket", index, lines, final, after, until]
 
 
 def decode(raw: object) -> Message:
@@ -284,11 +293,15 @@ def _entry(raw: object) -> tuple[Member, State]:
 
 
 def _bucket(fields: Sequence[Any]) -> Bucket:
-    index, entries, final = fields
+    index, entries, final, after, until = fields
     if not isinstance(final, bool):
         raise ProtocolError("a membership message has a flag final that is neither true nor false")
     read = tuple(_entry(each) for each in check_list(entries, "entries", 0, ENTRIES_MAX))
-    return Bucket(check_number(index, "bucket", BUCKETS - 1), read, final)
+    return Bucket(check_number(index, "bucket", BUCKETS - 1), read, final, _bound(after), _bound(until))
+
+
+def _bound(raw: object) -> str:
+    return "" if raw == "" else check_node(raw)
 
 
 def _sync(fields: Sequence[Any]) -> Sync:
@@ -305,5 +318,5 @@ _READERS: Final[dict[str, tuple[int, Callable[[Sequence[Any]], Message]]]] = {
     "nack": (1, lambda f: Nack(_seq(f[0]))),
     "gossip": (1, lambda f: Gossip(_rumors(f[0]))),
     "sync": (1, _sync),
-    "bucket": (3, _bucket),
+    "bucket": (5, _bucket),
 }

@@ -32,8 +32,8 @@ class Settings:
     """About so many members probe a fresh suspect at once, whatever the size of the mesh: thrice what is needed."""
     awareness_max: int = 8
     """A node that doubts its own health slows its probes down by at most this factor."""
-    rumor_factor: int = 4
-    """Each node sends a rumor λ·⌈log10(n+1)⌉ times; at 4, one node in some thousands misses it until the next sync."""
+    rumor_factor: int = 2
+    """Each node sends a rumor λ·⌈log2(n+1)⌉ times; with 2 and no loss, one in some 10,000 is missed by anybody."""
     gossip_interval_s: float = 0.2
     """While there are rumors they do not wait for the next probe. Costs nothing when there are none."""
     gossip_fanout: int = 3
@@ -69,5 +69,5 @@ class Settings:
         return self.suspicion_factor * max(1.0, math.log10(max(1, members))) * self.probe_interval_s
 
     def sends_max(self, members: int) -> int:
-        """Return how often one node repeats a rumor: λ·⌈log10(n+1)⌉."""
-        return self.rumor_factor * math.ceil(math.log10(members + 1))
+        """Return how often one node repeats a rumor: λ·⌈log2(n+1)⌉."""
+        return self.rumor_factor * math.ceil(math.log2(members + 1))
