@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 import pytest
@@ -127,7 +128,7 @@ def _run_virtual(main: Any, **options: Any) -> Any:
 def virtual_time(tests: type[T]) -> type[T]:
     """Run each test of a class under a clock of its own that jumps whenever everybody waits."""
     for name, test in list(vars(tests).items()):
-        if name.startswith("test_"):
+        if name.startswith("test_") and iscoroutinefunction(test):
             setattr(tests, name, pytest.mark.trio(run=_run_virtual)(test))
     return tests
 
