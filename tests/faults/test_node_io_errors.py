@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,12 @@ from tests.cluster.daemons import NodeFolder, RunningDaemon
 from tests.cluster.test_daemon import body_of, furnish
 from tests.faults.node_load import BUCKET, MIB, client_of, content_of
 
+from meshhold.model.entry import INLINE_SIZE_MAX
+
 EXIT_FATAL = 70
 SIZES = {"small": 900, "large": 2 * MIB + 5}
+CHECKPOINT_PUTS_MAX = 1000
+"""Twice the largest small objects that fill the index's log once."""
 CHUNK_NAMES = range(64)
 """More temporary names than a test here uses."""
 
@@ -139,4 +143,25 @@ def test_a_failed_read_is_refused(folder: NodeFolder) -> None:
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
         assert caught.value.response["Error"]["Code"] == "ServiceUnavailable"
         assert_there(s3, "large/kept")
+        assert folder.type("vault", "check", "--deep").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_failed_fsync_of_a_checkpoint_ends_the_process(folder: NodeFolder) -> None:
+    """No request waits for it, and yet the node stops: the log may be overwritten only after the file is durable."""
+    kept: list[str] = []
+    with folder.running() as daemon:
+        _, key = furnish(folder)
+        s3 = client_of(folder, key)
+        with failing(daemon, "fdatasync", "EIO", [folder.home / "index.db"]), suppress(BotoCoreError):
+            for number in range(CHECKPOINT_PUTS_MAX):
+                s3.put_object(Bucket=BUCKET, Key=f"{number}", Body=content_of(f"{number}", INLINE_SIZE_MAX))
+                kept.append(f"{number}")
+        code, _, errors = daemon.wait_end()
+        assert code == EXIT_FATAL, errors
+        assert "fsync failed" in errors
+        assert "Traceback" not in errors
+    with folder.running():
+        for name in kept:
+            assert body_of(s3, name) == content_of(name, INLINE_SIZE_MAX)
         assert folder.type("vault", "check", "--deep").returncode == 0

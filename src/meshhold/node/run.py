@@ -20,7 +20,7 @@ from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import run_admin
 from meshhold.config import Config, split_address
 from meshhold.config.places import control_socket
-from meshhold.errors import ConfigError, FatalError, MeshHoldError
+from meshhold.errors import ConfigError, FatalError, MeshHoldError, SyncFailedError
 from meshhold.model.ids import short_id
 from meshhold.node.assembly import Node, open_node
 from meshhold.node.chores import run_chores
@@ -38,7 +38,8 @@ _SWITCH_INTERVAL_S: Final = 0.0005  # worker threads wait this long for the inte
 def run_daemon(config: Config, *, on_ready: Callable[[], None] | None = None) -> int:
     """Run the node until SIGTERM or SIGINT; return the exit code. `on_ready` is called once S3 answers.
 
-    Errors are logged, not raised: 0 after a clean stop, 1 when the node could not start or had to stop.
+    Errors are logged, not raised: 0 after a clean stop, 1 when the node could not start or had to stop, 70 after a failed
+    fsync.
     """
     data_dir = config.node.data_dir
     try:
@@ -49,17 +50,18 @@ def run_daemon(config: Config, *, on_ready: Callable[[], None] | None = None) ->
             trio.run(_run, config, on_ready)
     except MeshHoldError as error:
         _LOG.error("%s", error)
-        return 1
+        return _EXIT_FATAL if isinstance(error, SyncFailedError) else 1
     except OSError as error:
         _LOG.error("%s: %s", data_dir, error.strerror or error)
         return 1
     except BaseExceptionGroup as group:
         fatal, rest = group.split(MeshHoldError)
-        for leaf in _leaves(fatal) if fatal else ():
+        leaves = _leaves(fatal) if fatal else []
+        for leaf in leaves:
             _LOG.error("%s", leaf)
         if rest is not None:
             _LOG.critical("unexpected error", exc_info=rest)
-        return 1
+        return _EXIT_FATAL if any(isinstance(leaf, SyncFailedError) for leaf in leaves) else 1
     return 0
 
 
