@@ -37,7 +37,7 @@ class Journal:
         """Note that a request is about to be sent."""
         with self._lock:
             change = Change(state, next(self._order))
-            self._changes.setdefault(key, [Change(ABSENT, 0, 0)]).append(change)
+            self._changes.setdefault(key, [Change(ABSENT, -1, 0)]).append(change)
             return change
 
     def ended(self, change: Change) -> None:

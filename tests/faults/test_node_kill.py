@@ -124,6 +124,8 @@ def finish_some(s3: Any, load: Load) -> None:
 def test_the_journal_knows_a_lost_write() -> None:
     """The checker itself: overwritten states are refused, those in flight allowed, a lost acknowledged one refused."""
     journal = Journal()
+    journal.began("new", "first")
+    assert journal.allowed("new") == {ABSENT, "first"}, "never acknowledged: it may be there or not"
     journal.ended(journal.began("k", "first"))
     assert journal.allowed("k") == {"first"}
     second = journal.began("k", "second")
