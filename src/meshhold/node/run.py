@@ -38,8 +38,8 @@ _SWITCH_INTERVAL_S: Final = 0.0005  # worker threads wait this long for the inte
 def run_daemon(config: Config, *, on_ready: Callable[[], None] | None = None) -> int:
     """Run the node until SIGTERM or SIGINT; return the exit code. `on_ready` is called once S3 answers.
 
-    Errors are logged, not raised: 0 after a clean stop, 1 when the node could not start or had to stop, 70 after a failed
-    fsync.
+    Errors are logged, not raised: 0 after a clean stop, 1 when the node could not start or had to stop, 70 after
+    a failed fsync.
     """
     data_dir = config.node.data_dir
     try:
