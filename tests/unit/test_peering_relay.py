@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from meshhold.crypto.identity import Identity
 from meshhold.errors import CallRefusedError, HandshakeRefusedError, MeshHoldError, PeerUnreachableError
@@ -21,7 +22,14 @@ from meshhold.peering.settings import LinkClosed, LinkEvent, Settings
 from meshhold.peering.streams import PeerStream
 from meshhold.transport.memory import MemoryNetwork
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+def _run_virtual(main: Any, **options: Any) -> Any:
+    """Run a test under a clock that jumps whenever everybody waits."""
+    options["clock"] = MockClock(autojump_threshold=0)
+    return trio.run(main, **options)
+
+
+virtual_time = pytest.mark.trio(run=_run_virtual)
 KEY: Final = b"k" * 32
 PATIENT: Final = 30.0
 CANARY: Final = b"a photo that the relay must not see"
@@ -136,6 +144,7 @@ async def refusal(run: Awaitable[object]) -> MeshHoldError:
     return caught.value
 
 
+@virtual_time
 async def test_two_hidden_nodes_talk_through_a_third() -> None:
     """Calls, streams and notes pass both ways, over one link that both sides show as relayed."""
     async with Home(latency_s=(0.01, 0.02)).hidden_pair() as (relay, source, target):
@@ -154,6 +163,7 @@ async def test_two_hidden_nodes_talk_through_a_third() -> None:
         assert 0.04 <= link.rtt_s <= 0.1  # four ways, each with its latency
 
 
+@virtual_time
 async def test_the_relay_sees_no_word_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What passes the relay's hands, after its own channels are opened, is sealed by the two ends."""
     seen: list[bytes] = []
@@ -174,6 +184,7 @@ async def test_the_relay_sees_no_word_of_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert b"echo/1" not in carried
 
 
+@virtual_time
 async def test_a_node_that_can_dial_back_needs_no_relay_for_long() -> None:
     """The target, which nobody can dial, dials the source as soon as it is asked for: both drop the relay."""
     home = Home()
@@ -192,6 +203,7 @@ async def test_a_node_that_can_dial_back_needs_no_relay_for_long() -> None:
         assert await source.echo(target, 2) == [source.id, 2]
 
 
+@virtual_time
 async def test_a_direct_way_that_opens_later_is_found() -> None:
     """Addresses are tried again while a link is relayed, without any call that fails meanwhile."""
     home = Home()
@@ -213,6 +225,7 @@ async def test_a_direct_way_that_opens_later_is_found() -> None:
                 await trio.sleep(5)
 
 
+@virtual_time
 async def test_a_slow_address_does_not_hold_up_the_relay() -> None:
     """An address that swallows everything costs the head start only, not the whole time to dial."""
     home = Home()
@@ -226,6 +239,7 @@ async def test_a_slow_address_does_not_hold_up_the_relay() -> None:
         assert trio.current_time() - begun_s < 2
 
 
+@virtual_time
 async def test_the_nearest_relay_is_taken_and_replaced_when_it_goes() -> None:
     """Of two relays that with the shorter way; once it stops, the next call goes through the other."""
     home = Home(latency_s=(0.001, 0.001))
@@ -251,6 +265,7 @@ async def test_the_nearest_relay_is_taken_and_replaced_when_it_goes() -> None:
         assert source.vias(target) == [far.id]
 
 
+@virtual_time
 async def test_a_relayed_link_carries_no_other() -> None:
     """Two hops are refused: the third node is told that there is no way."""
     home = Home()
@@ -269,6 +284,7 @@ async def test_a_relayed_link_carries_no_other() -> None:
                 assert "carries no other" in str(await refusal(stream.receive_some()))
 
 
+@virtual_time
 async def test_a_node_that_is_nowhere_is_reported_so() -> None:
     """The error names the node and both ways that were tried, and comes when the asked have answered."""
     async with Home().hidden_pair() as (_relay, source, _target):
@@ -283,6 +299,7 @@ async def test_a_node_that_is_nowhere_is_reported_so() -> None:
     ("settings", "reason"),
     [(RelaySettings(carries=False), "no relay"), (RelaySettings(carried_per_node_max=0), "as much as it may")],
 )
+@virtual_time
 async def test_a_relay_that_does_not_want_to_says_so(settings: RelaySettings, reason: str) -> None:
     """It is not chosen; who insists is refused by name."""
     async with Home().hidden_pair(relays=settings) as (relay, source, target):
@@ -293,6 +310,7 @@ async def test_a_relay_that_does_not_want_to_says_so(settings: RelaySettings, re
 
 
 @pytest.mark.parametrize("body", [None, 7, "", "nonsense!", "aa", b"x" * 32])
+@virtual_time
 async def test_nonsense_is_refused(body: Any) -> None:
     """A body that names no node is an error for the asker only."""
     async with Home().hidden_pair() as (relay, source, target):
@@ -303,6 +321,7 @@ async def test_nonsense_is_refused(body: Any) -> None:
         assert await source.echo(target, 1) == [source.id, 1]
 
 
+@virtual_time
 async def test_the_relay_cannot_put_another_node_in_the_place() -> None:
     """Who answers through a relay must prove that it is the one who was asked for."""
     home = Home()
@@ -315,6 +334,7 @@ async def test_the_relay_cannot_put_another_node_in_the_place() -> None:
         assert source.vias(target) == []
 
 
+@virtual_time
 async def test_who_takes_nothing_is_not_waited_for() -> None:
     """A relayed stream whose far end reads nothing fills a window or two, and is broken off after a while."""
 
@@ -337,6 +357,7 @@ async def test_who_takes_nothing_is_not_waited_for() -> None:
         assert await source.echo(relay, 1) == [source.id, 1]
 
 
+@virtual_time
 async def test_silence_ends_what_is_carried() -> None:
     """A relayed stream without a living session in it is given up."""
 
@@ -353,6 +374,7 @@ async def test_silence_ends_what_is_carried() -> None:
             assert 0.9 * RelaySettings().idle_s < trio.current_time() - begun_s < 1.1 * RelaySettings().idle_s
 
 
+@virtual_time
 async def test_a_pace_bounds_what_is_carried() -> None:
     """One megabyte at 100 kB a second takes about ten seconds."""
     async with Home().hidden_pair(relays=RelaySettings(bytes_per_s=100_000)) as (_relay, source, target):
@@ -364,6 +386,7 @@ async def test_a_pace_bounds_what_is_carried() -> None:
         assert 9 <= trio.current_time() - begun_s <= 13
 
 
+@virtual_time
 async def test_the_end_of_a_relay_or_of_an_end_leaves_nothing() -> None:
     """Leaving takes no longer because something is relayed, and the places are free again."""
     home = Home()
@@ -382,6 +405,7 @@ async def test_the_end_of_a_relay_or_of_an_end_leaves_nothing() -> None:
         assert not relay.relay._quota._by_node
 
 
+@virtual_time
 async def test_a_lost_line_is_noticed_at_both_ends() -> None:
     """When the relay's line to the target is cut, the source's relayed link ends, and comes back with the line."""
     home = Home()
