@@ -96,6 +96,7 @@ class Link:
         self._body_limits = codec.Limits(size_max=session.limits.message_size)
         self._bytes_in = 0
         self._bytes_out = 0
+        self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
         self._serving: dict[int, trio.CancelScope] = {}
@@ -285,7 +286,8 @@ class Link:
         self._end_in_order()
 
     def _receive(self, frames: list[bytes]) -> None:
-        session, take, now_s = self.session, self._take, trio.current_time()
+        session, take = self.session, self._take
+        self._now_s = now_s = trio.current_time()
         self._corked = True
         try:
             for frame in frames:
@@ -356,7 +358,7 @@ class Link:
 
     def _next_frames(self) -> list[bytes]:
         session = self.session
-        frames = session.next_frames(BATCH_SIZE, trio.current_time())
+        frames = session.next_frames(BATCH_SIZE, self._now_s)
         if session.drained:
             for number in session.drained:
                 stream = self._streams.get(number)
@@ -375,7 +377,8 @@ class Link:
         if not self.session.is_ready:
             raise HandshakeRefusedError("remote", f"no greeting within {greeting_s:g} s")
         while not self.session.sent_end:
-            due_s = self.session.tick(trio.current_time())
+            self._now_s = trio.current_time()
+            due_s = self.session.tick(self._now_s)
             self.flush()
             await trio.sleep_until(due_s)
         await trio.sleep(LINGER_S)

@@ -18,6 +18,7 @@ ping's token, or 0. What follows depends on the kind:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -121,6 +122,7 @@ def parse_greeting(payload: memoryview) -> Greeting:
     return greeting
 
 
+@lru_cache(maxsize=256)
 def pack_name(name: str) -> bytes:
     """Return a name with its length before it. Errors: `ValueError` for one that no frame can carry."""
     raw = name.encode("ascii")
@@ -135,10 +137,16 @@ def parse_name(payload: memoryview, kind: int) -> tuple[str, memoryview]:
     if not 1 <= length <= NAME_LENGTH_MAX or len(payload) <= length:
         # `<=` counts the length's own byte
         raise ProtocolError(f"a {KIND_NAMES[kind]} carries no name, or one too long")
-    raw = bytes(payload[1 : length + 1])
-    if not raw.isascii() or not raw.decode("ascii").isprintable():
+    name = _decode_name(bytes(payload[1 : length + 1]))
+    if name is None:
         raise ProtocolError(f"the name in a {KIND_NAMES[kind]} is not printable ASCII")
-    return raw.decode("ascii"), payload[length + 1 :]
+    return name, payload[length + 1 :]
+
+
+@lru_cache(maxsize=256)  # the names of a program are few; a hostile one only makes this a little slower
+def _decode_name(raw: bytes) -> str | None:
+    name = raw.decode("ascii", "replace")
+    return name if name.isascii() and name.isprintable() else None
 
 
 def parse_call(payload: memoryview) -> tuple[int, int, memoryview]:

@@ -234,7 +234,8 @@ class Streams:
 
     def _settle(self, stream: _Stream) -> None:
         """Forget a stream that is over both ways."""
-        if stream.in_done and stream.out_done and self._open.pop(stream.number, None):
+        if stream.in_done and stream.out_done and stream.number in self._open:
+            del self._open[stream.number]
             if stream.number % 2 == self._last_ours % 2:
                 self._ours -= 1
             else:
