@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from tests.simulation.membership_world import member_of, node_id, sign_as
 
@@ -140,3 +143,11 @@ def test_a_statement_is_bound_to_its_proof_in_every_field() -> None:
 def test_the_buckets_of_the_digest_are_the_same_everywhere() -> None:
     assert bucket_of(NodeId("chng2h3wdxpzxw2mtvxfga7l2qpwdbmnbjlepinhx7qitp4sdpuq")) == 13
     assert bucket_of(NodeId("123456789")) == 0xCBF43926 % BUCKETS, "the check value of CRC-32"
+
+
+def test_the_samples_in_the_protocol_s_description_are_what_is_sent() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "membership.md").read_text()
+    samples = "".join(re.findall(r"^    ((?:[0-9a-f]{2} ?)+)$", text, re.MULTILINE)).replace(" ", "")
+    ping = Ping(1, (Suspect(node_id(1), 5, (node_id(2),)),))
+    statement_bytes = MEMBER.signed_bytes()
+    assert samples == (msgpack.packb(encode(ping)) + statement_bytes).hex()
