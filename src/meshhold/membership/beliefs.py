@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from meshhold.membership.awareness import Awareness
-from meshhold.membership.member import INCARNATION_MAX, Member, Sign, State, Verify
+from meshhold.membership.member import INCARNATION_MAX, Member, Sign, State, Verify, check_own
 from meshhold.membership.messages import (
     Action,
     Changed,
@@ -54,7 +54,7 @@ class Beliefs:
         self._verify = verify
         self._other_lives: dict[bytes, int] = {}
         self._truce_until_s = 0.0
-        self.me = me.signed(sign)
+        self.me = check_own(me.signed(sign))
         self.leaving = False
         self.banned: set[NodeId] = set()
         self.roster = Roster(me.node)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgpack
 
-from meshhold.errors import ProtocolError
+from meshhold.errors import InvalidError, ProtocolError
 from meshhold.model.ids import NodeId
 
 STATEMENT_VERSION: Final = 1
@@ -128,6 +128,16 @@ def decode_member(raw: object) -> Member:
         tuple(_check_pair(pair) for pair in check_list(meta, "meta", 0, META_PAIRS_MAX)),
         check_bytes(proof, "proof", PROOF_SIZE, PROOF_SIZE),
     )
+
+
+def check_own(member: Member) -> Member:
+    """Return this node's statement if others will take it. Errors: `InvalidError` names the field that they will not."""
+    try:
+        decode_member(encode_member(member))
+    except ProtocolError as error:
+        reason = error.message.removeprefix("a membership message has ")
+        raise InvalidError(f"this node cannot state itself to others: {reason}", "correct its configuration") from error
+    return member
 
 
 def check_node(value: object) -> NodeId:
