@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.simulation.membership_world import member_of, node_id, sign_as, verify
 from tests.unit.membership_lab import ME, SETTINGS, Lab, Named, changes, exchange, sent, stated, suspect, told_to
 
+from meshhold.errors import InvalidError
 from meshhold.membership.member import Member, State
 from meshhold.membership.messages import (
     MESSAGE_SIZE_BYTES_MAX,
@@ -218,6 +220,15 @@ def test_update_states_anew() -> None:
     assert Raised(6) in actions
     assert (lab.it.me.zone, lab.it.me.is_proven(verify)) == ("attic", True)
     assert any(lab.it.me in told_to([action], 1) for action in lab.wait(0.5))
+
+
+@pytest.mark.parametrize("fields", [{"node": node_id(2)}, {"incarnation": 9}, {"name": "x" * 65}, {"meta": (("a",),)}])
+def test_an_update_that_others_would_not_take_is_refused_and_changes_nothing(fields: dict[str, object]) -> None:
+    lab = Lab([1])
+    before = lab.it.me
+    with pytest.raises(InvalidError):
+        lab.it.update(lab.now_s, **fields)
+    assert lab.it.me == before
 
 
 # -- sizes ----------------------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
+from meshhold.errors import InvalidError
 from meshhold.membership.awareness import Awareness
 from meshhold.membership.beliefs import Beliefs
 from meshhold.membership.chance import Chance
 from meshhold.membership.detector import NEVER, Detector
 from meshhold.membership.exchange import answer_bucket, answer_digest
-from meshhold.membership.member import Member, Sign, State, Verify
+from meshhold.membership.member import Member, Sign, State, Verify, check_own
 from meshhold.membership.messages import (
     Ack,
     Action,
@@ -54,6 +55,7 @@ ANSWERS_SIZE_BYTES_MAX: Final = 4096
 NEWS_KEPT_MAX: Final = 8192
 """Names of news that are known not to be new; an older one that comes back is delivered once more."""
 STRANGERS_MAX: Final = 1024
+_UPDATED: Final = frozenset({"name", "addresses", "zone", "capacity", "reliable", "version", "meta"})
 _SYNC_PAUSE_S: Final = 1.0  # a node asks another for its roster, and answers it, no more often
 _FIRST_SYNC_S: Final = (1.0, 3.0)  # soon, for others may have joined at the same moment
 _FIRST_CALLS: Final = 3  # remembered members that a starting node calls at once
@@ -217,9 +219,16 @@ class Membership:
         return self._finish()
 
     def update(self, now_s: float, **fields: Any) -> list[Action]:
-        """State other `name`, `addresses`, `zone`, `capacity`, `reliable`, `version` or `meta` of this node."""
+        """State other `name`, `addresses`, `zone`, `capacity`, `reliable`, `version` or `meta` of this node.
+
+        Errors: `InvalidError` names a field that cannot change, or that others would not take.
+        """
         self._now_s = now_s
-        self._beliefs.me = replace(self.me, **fields)
+        if not fields.keys() <= _UPDATED:
+            raise InvalidError(
+                f"a node does not change its {', '.join(sorted(fields.keys() - _UPDATED))} while it runs"
+            )
+        self._beliefs.me = check_own(replace(self.me, **fields))
         self._beliefs.state_anew(now_s)
         self._gossip_s = min(self._gossip_s, now_s)
         return self._finish()

@@ -131,7 +131,7 @@ def decode_member(raw: object) -> Member:
 
 
 def check_own(member: Member) -> Member:
-    """Return this node's statement if others will take it. Errors: `InvalidError` names the field that they will not."""
+    """Return this node's statement if others will take it. Errors: `InvalidError` names a field that they will not."""
     try:
         decode_member(encode_member(member))
     except ProtocolError as error:
