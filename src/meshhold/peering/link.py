@@ -15,7 +15,6 @@ import outcome
 import trio
 
 from meshhold.errors import (
-    ChannelBrokenError,
     FatalError,
     HandshakeRefusedError,
     MeshHoldError,
@@ -35,6 +34,7 @@ from meshhold.wire.session import Session
 BATCH_SIZE: Final = 128 * 1024
 """Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
 
+IDLE_MAX: Final = 8  # tasks kept for later calls: the usual burst of one peer
 STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
 LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
 _DONE: Final = Failure("ClosedError", "the handler has returned")
@@ -99,6 +99,7 @@ class Link:
         self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
+        self._idle: list[trio.lowlevel.Task] = []  # wait for a call to serve
         self._serving: dict[int, trio.CancelScope] = {}
         self._streams: dict[int, PeerStream] = {}
         self._places = trio.lowlevel.ParkingLot()
@@ -280,7 +281,7 @@ class Link:
                 if session.peer_ended:  # it does not wait for our end
                     self._nursery_of_run().cancel_scope.cancel()
                     return
-                raise ChannelBrokenError("the connection was cut", "it is dialled again by itself")
+                raise PeerUnreachableError("the connection was cut")
             self._bytes_in += len(data)
             self._receive(feed(data))
         self._end_in_order()
@@ -414,7 +415,24 @@ class Link:
 
     def _take_call(self, event: events.CallReceived) -> None:
         scope = self._serving[event.call] = trio.CancelScope()
-        self._nursery_of_run().start_soon(self._serve_call, event, scope)
+        if self._idle:
+            trio.lowlevel.reschedule(self._idle.pop(), outcome.Value((event, scope)))
+        else:
+            self._nursery_of_run().start_soon(self._serve_calls, event, scope)
+
+    async def _serve_calls(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
+        """Serve a call, then wait for another: cheaper than a new task for each."""
+        while True:
+            await self._serve_call(event, scope)
+            if len(self._idle) >= IDLE_MAX:
+                return
+            self._idle.append(task := trio.lowlevel.current_task())
+
+            def abort(_raise_cancel: Callable[[], object], task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
+                self._idle.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            event, scope = await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _serve_call(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
         answer: bytes | Failure = CANCELLED

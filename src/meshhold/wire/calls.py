@@ -79,7 +79,8 @@ class Calls:
         self._control = control
         self._calls_max = 0
         self._size_max = 0
-        self._out: deque[_Message] = deque()
+        self.waiting: deque[_Message] = deque()
+        """What is to be sent, in order."""
         self._ours: dict[int, int] = {}
         self._last_ours = 0
         self._last_theirs = 0
@@ -103,12 +104,7 @@ class Calls:
     @property
     def idle(self) -> bool:
         """Nothing is in progress either way."""
-        return not (self._ours or self._theirs or self._out)
-
-    @property
-    def waiting(self) -> bool:
-        """Something waits to be sent."""
-        return bool(self._out)
+        return not (self._ours or self._theirs or self.waiting)
 
     def begin(self, name: str, body: bytes | memoryview, timeout_s: float) -> int:
         """Queue a call; return its number. Errors: `OverloadedError`, `TooLargeError`."""
@@ -119,7 +115,7 @@ class Calls:
         self._last_ours += 1
         timeout_ms = min(max(int(timeout_s * 1000), 1), U32_MAX)
         head = CALL_HEAD.pack(CALL, self._last_ours, timeout_ms, len(raw_name) + len(body)) + raw_name
-        self._out.append(_Message(self._last_ours, head, body, is_answer=False))
+        self.waiting.append(_Message(self._last_ours, head, body, is_answer=False))
         self._ours[self._last_ours] = _QUEUED
         return self._last_ours
 
@@ -129,8 +125,8 @@ class Calls:
         if state is None or state == _GIVEN_UP:
             return
         if state == _QUEUED:
-            message = next(message for message in self._out if not message.is_answer and message.call == call)
-            self._out.remove(message)
+            message = next(message for message in self.waiting if not message.is_answer and message.call == call)
+            self.waiting.remove(message)
             if not message.at and message.head:
                 del self._ours[call]
                 return
@@ -153,7 +149,7 @@ class Calls:
         del self._theirs[call]
         self._held += len(body) - held
         self._answers += 1
-        self._out.append(_Message(call, head, body, is_answer=True))
+        self.waiting.append(_Message(call, head, body, is_answer=True))
 
     def _check_size(self, size: int) -> None:
         if size > self._size_max - NAME_LENGTH_MAX - 1:
@@ -161,9 +157,9 @@ class Calls:
 
     def next_part(self) -> bytes | None:
         """Return the next frame of the oldest message, None when there is none."""
-        if not self._out:
+        if not self.waiting:
             return None
-        message = self._out[0]
+        message = self.waiting[0]
         body, at = message.body, message.at
         head = message.head or HEADER.pack(MORE, message.call)
         if at == 0 and len(body) <= SLICE_SIZE:
@@ -175,7 +171,7 @@ class Calls:
             message.at = end
         message.head = b""
         if message.at == len(body):
-            self._out.popleft()
+            self.waiting.popleft()
             if message.is_answer:
                 self._answers -= 1
                 self._held -= len(body)
@@ -187,14 +183,14 @@ class Calls:
         """Return the calls that have no answer, forget them and what waits to be sent."""
         calls = tuple(call for call, state in self._ours.items() if state != _GIVEN_UP)
         self._ours.clear()
-        self._out.clear()
+        self.waiting.clear()
         return calls
 
     def was_sent(self, call: int) -> bool:
         """Tell whether any part of a call of ours has gone out."""
         if self._ours.get(call) != _QUEUED:
             return True
-        return any(message.call == call and not message.is_answer and message.at for message in self._out)
+        return any(message.call == call and not message.is_answer and message.at for message in self.waiting)
 
     # -- the other side ---------------------------------------------------------------------------------------------
 

@@ -96,6 +96,8 @@ class Session:
         self._calls = Calls(limits, self._control)
         self._streams = Streams(limits, self._control, self._grants, dialed=dialed)
         self.drained = self._streams.drained
+        self._messages = self._calls.waiting
+        self._turns = self._streams.turns
         self._notes = 0
         self._pongs = 0
         self._pings: dict[int, float] = {}
@@ -226,17 +228,17 @@ class Session:
         frames: list[bytes] = []
         size = 0
         seal = self._channel.seal
-        while size < size_max and not self.sent_end:
+        while size < size_max and (self._control or self._messages or self._turns or self._grants):
             plain = self._next()
-            if plain is None:
-                if self._may_end():
-                    self.sent_end = True
-                    frames += _framed(self._channel.seal_end())
+            if plain is None or self.sent_end:
                 break
             sealed = seal(plain)
             frames.append(len(sealed).to_bytes(FRAME_HEAD_SIZE, "big"))
             frames.append(sealed)
             size += len(sealed)
+        if (self.is_ending or self.peer_ended) and size < size_max and self._may_end():
+            self.sent_end = True
+            frames += _framed(self._channel.seal_end())
         if frames and not self.sent_end and self._channel.rekey_due(now_s):
             frames += _framed(self._channel.seal_rekey(now_s))
         return frames
@@ -252,7 +254,7 @@ class Session:
             frame = self._control.popleft()
             self._pongs -= frame[0] == PONG
             return frame
-        if self._calls_turn < SLICE_SIZE or not self._streams.waiting:
+        if self._calls_turn < SLICE_SIZE or not self._turns:
             part = self._calls.next_part()
             if part is not None:
                 self._calls_turn += len(part)
@@ -261,7 +263,7 @@ class Session:
         return self._streams.next_slice() or self._calls.next_part()
 
     def _may_end(self) -> bool:
-        return self.is_ready and (self.is_ending or self.peer_ended) and self._calls.idle and self._streams.idle
+        return self.is_ready and not self.sent_end and self._calls.idle and self._streams.idle
 
     # -- frames in --------------------------------------------------------------------------------------------------
 

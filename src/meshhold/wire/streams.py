@@ -77,7 +77,8 @@ class Streams:
         self._control = control
         self._grants = grants
         self._open: dict[int, _Stream] = {}
-        self._turns: deque[_Stream] = deque()
+        self.turns: deque[_Stream] = deque()
+        """Those that may have something to send, in the order of their turns."""
         self._starved: deque[_Stream] = deque()  # wait for the connection's credit
         self._greeting: Greeting | None = None
         self._credit = 0
@@ -104,11 +105,6 @@ class Streams:
     def idle(self) -> bool:
         """No stream is open."""
         return not self._open
-
-    @property
-    def waiting(self) -> bool:
-        """A stream may have something to send now."""
-        return bool(self._turns)
 
     def begin(self, name: str, body: bytes | memoryview) -> int:
         """Queue the opening of a stream; return its number. Errors: `OverloadedError`, `TooLargeError`."""
@@ -181,7 +177,7 @@ class Streams:
 
     def next_slice(self) -> bytes | None:
         """Return the next frame of the stream whose turn it is, None when none may send."""
-        turns = self._turns
+        turns = self.turns
         while turns:
             stream = turns[0]
             if stream.opening:
@@ -222,15 +218,15 @@ class Streams:
     def _rotate(self, stream: _Stream) -> None:
         """End the turn: the stream goes behind the others while it has more to send."""
         if stream.data is None and not stream.is_ending:
-            self._turns.popleft()
+            self.turns.popleft()
             stream.in_turn = False
-        elif len(self._turns) > 1:
-            self._turns.rotate(-1)
+        elif len(self.turns) > 1:
+            self.turns.rotate(-1)
 
     def _take_turn(self, stream: _Stream) -> None:
         if not stream.in_turn:
             stream.in_turn = True
-            self._turns.append(stream)
+            self.turns.append(stream)
 
     def _settle(self, stream: _Stream) -> None:
         """Forget a stream that is over both ways."""
@@ -252,7 +248,7 @@ class Streams:
         """Return the streams of ours that are open, and forget all."""
         ours = tuple(number for number in self._open if number % 2 == self._last_ours % 2)
         self._open.clear()
-        self._turns.clear()
+        self.turns.clear()
         self._starved.clear()
         return ours
 
@@ -322,7 +318,7 @@ class Streams:
             self._credit += grant
             if not 0 < grant <= self._credit <= U32_MAX:
                 raise ProtocolError("the peer grants the connection nothing, or too much")
-            self._turns.extend(self._starved)
+            self.turns.extend(self._starved)
             self._starved.clear()
             return
         stream = self._open.get(number)
