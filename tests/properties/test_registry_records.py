@@ -20,6 +20,7 @@ from meshhold.registry.record import (
     RECORD_VERSION,
     Kind,
     Record,
+    access_key_id,
     decode_record,
     encode_record,
     newer,
@@ -133,11 +134,13 @@ def test_an_altered_record_is_refused(record: Record, data: st.DataObject) -> No
 
 @given(STAMPS, st.booleans())
 def test_a_nodes_record_is_its_own(stamp: Stamp, deleted: bool) -> None:
-    record = sign_by_node(Record(Kind.KEY, "GK0", stamp, deleted, {}, b"sealed"), IDENTITY)
+    key, public = access_key_id(IDENTITY.node_id, b"nonce"), {"nonce": b"nonce"}
+    record = sign_by_node(Record(Kind.KEY, key, stamp, deleted, public, b"sealed"), IDENTITY)
     assert Registry().merge(record)
     other = Identity(b"j" * 32)
     for forged in (
-        replace(record, public={"node": other.node_id}),
+        replace(record, public={**public, "node": other.node_id}),
+        sign_by_node(record, other),
         replace(sign_by_node(record, other), public=record.public),
         replace(record, public={}),
         replace(record, public={"node": 7}),

@@ -26,6 +26,7 @@ from meshhold.store.access import Access
 from meshhold.store.care import Care
 from meshhold.store.contract import ALWAYS, Digested, Metadata, WriteCondition
 from meshhold.store.directory import Bucket, Directory
+from meshhold.store.gates import Gates
 from meshhold.store.listing import Listing
 from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
@@ -117,10 +118,11 @@ class StoreKit:
         self.registers = Registers(self.replica, self.clock, wall.now_ms)
         self.writer = ChunkWriter(chunks, run_inline, now_s=wall.now_s)
         self.reader = ChunkReader(chunks, run_inline)
-        self.vaults = Vaults(self.directory, self.registers, chunks, run_inline)
+        self.gates = Gates()
+        self.vaults = Vaults(self.directory, self.registers, chunks, run_inline, self.gates)
         self.access = Access(self.directory, self.vaults)
         renewal = Renewal(chunks, self.reader, run_inline)
-        self.objects = Objects(self.registers, self.writer, self.reader, renewal, wall.now_ms)
+        self.objects = Objects(self.registers, self.writer, self.reader, renewal, self.gates, wall.now_ms)
         self.uploads = Uploads(self.registers, self.writer, self.objects, self.clock, wall.now_ms)
         self.listing = Listing(self.registers)
         self.collector = Collector(self.registers, chunks, self.reader, self.writer, run_inline)

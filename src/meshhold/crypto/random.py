@@ -10,7 +10,6 @@ import secrets
 from typing import Final
 
 from meshhold.errors import InvalidError
-from meshhold.model.ids import AccessKeyId
 
 _SWARM_HEADER: Final = "/key/swarm/psk/1.0.0/"
 _SWARM_ENCODING: Final = "/base16/"
@@ -27,14 +26,19 @@ def new_salt() -> bytes:
     return secrets.token_bytes(16)
 
 
-def new_access_key() -> tuple[AccessKeyId, str]:
-    """Return an access key's id (`GK` and 24 hex digits) and its secret (64 hex digits)."""
-    return AccessKeyId("GK" + secrets.token_hex(12)), secrets.token_hex(32)
+def new_key_secret() -> str:
+    """Return the secret of an access key: 64 hex digits, which need no quoting in any configuration file."""
+    return secrets.token_hex(32)
 
 
 def new_swarm_key_file() -> str:
     """Return the text of a file with a new swarm key."""
-    return f"{_SWARM_HEADER}\n{_SWARM_ENCODING}\n{secrets.token_hex(32)}\n"
+    return encode_swarm_key(secrets.token_bytes(32))
+
+
+def encode_swarm_key(key: bytes) -> str:
+    """Return the text of a file that holds this swarm key; `parse_swarm_key` reads it."""
+    return f"{_SWARM_HEADER}\n{_SWARM_ENCODING}\n{key.hex()}\n"
 
 
 def parse_swarm_key(text: str) -> bytes:

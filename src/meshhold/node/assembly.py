@@ -36,6 +36,7 @@ from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
 from meshhold.store.care import Care
 from meshhold.store.directory import Directory
+from meshhold.store.gates import Gates
 from meshhold.store.listing import Listing
 from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
@@ -130,9 +131,10 @@ def _assemble(
 ) -> Node:
     writer = ChunkWriter(chunks, run_blocking)
     reader = ChunkReader(chunks, run_blocking)
-    vaults = Vaults(directory, registers, chunks, run_blocking)
+    gates = Gates()
+    vaults = Vaults(directory, registers, chunks, run_blocking, gates)
     access = Access(directory, vaults)
-    objects = Objects(registers, writer, reader, Renewal(chunks, reader, run_blocking), now_ms)
+    objects = Objects(registers, writer, reader, Renewal(chunks, reader, run_blocking), gates, now_ms)
     uploads = Uploads(registers, writer, objects, clock, now_ms)
     collector = Collector(registers, chunks, reader, writer, run_blocking)
     care = Care(

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import msgpack
 
+from meshhold.crypto.hashing import hash_bytes
 from meshhold.crypto.identity import Identity, verify
 from meshhold.crypto.vault_keys import VaultKeys, verify_vault
 from meshhold.errors import IntegrityError, UnknownFormatError
-from meshhold.model.ids import NodeId, VaultId
+from meshhold.model.ids import AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Stamp, unpack_stamp
 
 RECORD_VERSION: Final = 1
@@ -34,7 +35,8 @@ class Kind(StrEnum):
     GRANT = "grant"
     """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label"""
     KEY = "key"
-    """key = access key id; sealed to the minting node: secret, label, created_ms, create_buckets"""
+    """key = access key id; public: the nonce that makes it this node's; sealed to the node: secret, label, created_ms,
+    create_buckets"""
     NODE = "node"
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
     BAN = "ban"
@@ -93,13 +95,12 @@ BY_NODES: Final = frozenset({Kind.KEY, Kind.NODE, Kind.BAN, Kind.SWARM})
 """Kinds that a node signs, named in `public["node"]`; the others are signed by their vault."""
 
 
-def check_successor(known: Record, record: Record) -> None:
-    """Refuse that one node replaces what is another's: an access key belongs to the node that minted it.
+def access_key_id(node: str, nonce: bytes) -> AccessKeyId:
+    """Return the access key id that a node mints with a nonce: `GK` and 24 hex digits.
 
-    Errors: `IntegrityError`.
+    The id is a hash of both, so another node cannot make a record for it: 96 bits of second preimage.
     """
-    if record.kind is Kind.KEY and known.public.get("node") != record.public.get("node"):
-        raise IntegrityError(f"access key {record.key!r} belongs to another node than the record's author")
+    return AccessKeyId("GK" + hash_bytes(b"meshhold access key" + node.encode() + nonce)[:12].hex())
 
 
 def check_authority(record: Record) -> None:
@@ -112,12 +113,22 @@ def check_authority(record: Record) -> None:
     message = record.signed_bytes()
     if record.kind in BY_NODES:
         node = record.public.get("node", "")
-        named = isinstance(node, str) and (record.kind is not Kind.NODE or node == record.key)
+        named = isinstance(node, str) and _may_name(record, node)
         valid = named and verify(NodeId(node), message, record.signature)
     else:
         valid = verify_vault(VaultId(record.scope), record.signer, message, record.signature)
     if not valid:
         raise IntegrityError(f"registry record {record.kind} {record.key!r} is not signed by who may write it")
+
+
+def _may_name(record: Record, node: str) -> bool:
+    """Tell whether a node may write a record of this key at all."""
+    if record.kind is Kind.NODE:
+        return record.key == node
+    if record.kind is Kind.KEY:
+        nonce = record.public.get("nonce")
+        return isinstance(nonce, bytes) and record.key == access_key_id(node, nonce)
+    return True
 
 
 def newer(one: Record, other: Record) -> Record:

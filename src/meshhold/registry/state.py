@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhold.registry.record import Kind, Record, check_authority, check_successor, newer
+from meshhold.registry.record import Kind, Record, check_authority, newer
 
 
 class Registry:
@@ -12,15 +12,9 @@ class Registry:
         self._records: dict[tuple[Kind, str], Record] = {}
 
     def would_take(self, record: Record) -> bool:
-        """Tell whether the record is newer than what is known. Its authority is not looked at.
-
-        Errors: `IntegrityError` when another node tries to replace what only its first author may.
-        """
+        """Tell whether the record is newer than what is known. Its authority is not looked at."""
         known = self._records.get((record.kind, record.key))
-        if known is None:
-            return True
-        check_successor(known, record)
-        return known != record and newer(known, record) is not known
+        return known is None or (known != record and newer(known, record) is not known)
 
     def merge(self, record: Record) -> bool:
         """Take the record if it is newer than what is known; return whether anything changed.

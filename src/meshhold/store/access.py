@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from meshhold.crypto.random import new_access_key
+from meshhold.crypto.random import new_key_secret, new_salt
 from meshhold.errors import DeniedError, InvalidError, NoSuchAccessKeyError, NotFoundError
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
@@ -87,15 +87,16 @@ class Access:
         """Mint a key. Its secret is in the answer and nowhere else in the clear."""
         if len(label) > LABEL_LENGTH_MAX or not (label.isprintable() or not label):
             raise InvalidError(f"label {label!r} is not usable", f"use up to {LABEL_LENGTH_MAX} printable characters")
-        key, secret = new_access_key()
+        nonce, secret = new_salt(), new_key_secret()
         private = {
             "secret": secret,
             "label": label,
             "created_ms": self._directory.now_ms(),
             "create_buckets": create_buckets,
         }
-        await self._directory.write(self._directory.node_record(key, private))
-        return NewKey(key, secret, label)
+        record = self._directory.key_record(nonce, private)
+        await self._directory.write(record)
+        return NewKey(record.key, secret, label)
 
     def keys(self) -> list[KeyView]:
         """Return the keys minted here, oldest first."""
@@ -113,7 +114,7 @@ class Access:
                 if grant.key == access_key
             ]
             if access_key in directory.keys:
-                gone.append(directory.node_record(access_key, None))
+                gone.append(directory.key_record(directory.keys[access_key].nonce, None))
             await directory.write(*gone)
 
     async def grant(self, key: str, vault: str, permissions: Permission, *, allow_list: bool = False) -> GrantView:

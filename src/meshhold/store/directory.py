@@ -18,7 +18,7 @@ from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.grant import Permission
 from meshhold.model.ids import AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
-from meshhold.registry.record import Kind, Record, sign_by_node, sign_by_vault
+from meshhold.registry.record import Kind, Record, access_key_id, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
 from meshhold.replication.record_keeper import RecordKeeper
 
@@ -44,6 +44,7 @@ class KeyFacts:
     """An access key as its minting node knows it."""
 
     id: AccessKeyId
+    nonce: bytes
     secret: str
     label: str
     created_ms: int
@@ -113,10 +114,12 @@ class Directory:
         """Return the record that deletes what the vault signed."""
         return sign_by_vault(Record(kind, key, self.next_stamp(), deleted=True, public={}, private=b""), keys)
 
-    def node_record(self, key: str, private: dict[str, Any] | None) -> Record:
-        """Return a new access key record of this node, or with None its deletion."""
-        sealed = b"" if private is None else seal_to(self._identity.node_id, msgpack.packb(private))
-        record = Record(Kind.KEY, key, self.next_stamp(), deleted=private is None, public={}, private=sealed)
+    def key_record(self, nonce: bytes, private: dict[str, Any] | None) -> Record:
+        """Return a new access key record of this node, or with None its deletion; the nonce makes the key's id."""
+        node = self._identity.node_id
+        sealed = b"" if private is None else seal_to(node, msgpack.packb(private))
+        key, public = access_key_id(node, nonce), {"nonce": nonce}
+        record = Record(Kind.KEY, key, self.next_stamp(), deleted=private is None, public=public, private=sealed)
         return sign_by_node(record, self._identity)
 
     async def write(self, *records: Record) -> None:
@@ -180,7 +183,12 @@ class Directory:
             return None
         facts = msgpack.unpackb(self._identity.open_sealed(record.private))
         return KeyFacts(
-            AccessKeyId(record.key), facts["secret"], facts["label"], facts["created_ms"], facts["create_buckets"]
+            id=AccessKeyId(record.key),
+            nonce=record.public["nonce"],
+            secret=facts["secret"],
+            label=facts["label"],
+            created_ms=facts["created_ms"],
+            create_buckets=facts["create_buckets"],
         )
 
 

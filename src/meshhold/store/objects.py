@@ -19,6 +19,7 @@ from meshhold.replication.writer import ChunkWriter
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
 from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
 from meshhold.store.directory import Bucket
+from meshhold.store.gates import Gates
 from meshhold.store.renewal import Renewal
 
 METADATA_SIZE_MAX: Final = (
@@ -39,12 +40,14 @@ class Objects:
         writer: ChunkWriter,
         reader: ChunkReader,
         renewal: Renewal,
+        gates: Gates,
         now_ms: Callable[[], int],
     ) -> None:
         self._registers = registers
         self._writer = writer
         self._reader = reader
         self._renewal = renewal
+        self.gates = gates
         self._now_ms = now_ms
 
     async def put(
@@ -81,7 +84,8 @@ class Objects:
             condition.check(current)
             return Write(version)
 
-        await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
+        with self.gates.writing(bucket.id):
+            await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
         return version
 
     async def find(self, bucket: Bucket, key: bytes) -> ObjectVersion:

@@ -106,7 +106,8 @@ class Uploads:
         def decide(_: Value | None) -> Change:
             return Write(upload)
 
-        await self._registers.change(bucket.id, Space.UPLOADS, key + _SEPARATOR + identifier, decide)
+        with self._objects.gates.writing(bucket.id):
+            await self._registers.change(bucket.id, Space.UPLOADS, key + _SEPARATOR + identifier, decide)
         return identifier.hex()
 
     async def find(self, bucket: Bucket, key: bytes, upload_id: str) -> Upload:
@@ -145,7 +146,8 @@ class Uploads:
         name = _part_key(upload_id, number)
         sealed = seal_content(bucket.keys, name, new_salt(), content)
         part = Part(size, digested.etag, self._now_ms(), sealed, digested.checksums)
-        await self._registers.change(bucket.id, Space.PARTS, name, lambda _: Write(part))
+        with self._objects.gates.writing(bucket.id):
+            await self._registers.change(bucket.id, Space.PARTS, name, lambda _: Write(part))
         try:
             await self.find(bucket, key, upload_id)
         except NoSuchUploadError:  # aborted or completed meanwhile: do not leave the part behind
@@ -191,9 +193,7 @@ class Uploads:
             return await self._completed_before(bucket, key, claims)
         if any(one.number >= other.number for one, other in pairwise(claims)):
             raise PartOrderError("the parts are not in ascending order of their numbers")
-        known = {row.number: row.part for row in await self.parts(bucket, upload_id, 0, PART_NUMBER_MAX)}
-        chosen = [(claim.number, _matching(claim, known.get(claim.number))) for claim in claims]
-        _check_sizes(chosen)
+        chosen, numbers = await self._choose(bucket, upload_id, claims)
         rows = [PartRow(number, part.size, part.etag, part.checksums) for number, part in chosen]
         digested = combine(rows, upload)
         with self._writer.in_flight():
@@ -209,8 +209,41 @@ class Uploads:
                 parts_count=len(rows),
             )
             await self._objects.commit(bucket, key, version, condition)
-        await self._discard(bucket, key, upload_id, known)
+        await self._discard(bucket, key, upload_id, numbers)
         return Completion(version.etag, version)
+
+    async def _choose(
+        self, bucket: Bucket, upload_id: str, claims: Sequence[PartClaim]
+    ) -> tuple[list[tuple[int, Part]], list[int]]:
+        """Return the claimed parts, and the numbers of all parts that there are.
+
+        They are read page by page, and after a small part, which makes an error, none is kept: ten thousand short ones
+        would be 160 MB.
+        """
+        chosen: list[tuple[int, Part]] = []
+        numbers: list[int] = []
+        small: ListedPart | None = None
+        wanted = iter(claims)
+        claim = next(wanted, None)
+        while page := await self.parts(bucket, upload_id, numbers[-1] if numbers else 0, _PAGE):
+            for row in page:
+                numbers.append(row.number)
+                if claim is not None and claim.number <= row.number:
+                    part = _matching(claim, row.part if row.number == claim.number else None)
+                    claim = next(wanted, None)
+                    if claim is not None and part.size < PART_SIZE_MIN:
+                        small = small or row
+                    if small is None:
+                        chosen.append((row.number, part))
+        if claim is not None:
+            _matching(claim, None)
+        if small is not None:
+            raise PartTooSmallError(
+                f"part {small.number} has {small.part.size} bytes; all but the last need 5 MiB", "send larger parts"
+            )
+        if sum(part.size for _, part in chosen) > OBJECT_SIZE_MAX:
+            raise TooLargeError("the object would exceed 5 TiB", "split it")
+        return chosen, numbers
 
     async def _completed_before(self, bucket: Bucket, key: bytes, claims: Sequence[PartClaim]) -> Completion:
         """Answer a repeated completion: the parts are gone, but their ETags still make the object's."""
@@ -352,11 +385,3 @@ def _matching(claim: PartClaim, part: Part | None) -> Part:
         if part.checksums.values.get(algorithm, value) != value:
             raise InvalidPartError(f"part {claim.number} has another {algorithm} checksum")
     return part
-
-
-def _check_sizes(chosen: Sequence[tuple[int, Part]]) -> None:
-    for number, part in chosen[:-1]:
-        if part.size < PART_SIZE_MIN:
-            raise PartTooSmallError(f"part {number} has {part.size} bytes; all but the last need 5 MiB")
-    if sum(part.size for _, part in chosen) > OBJECT_SIZE_MAX:
-        raise TooLargeError("the object would exceed 5 TiB", "split it")

@@ -21,9 +21,10 @@ from meshhold.errors import (
 )
 from meshhold.model.entry import Space
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
-from meshhold.registry.record import Kind
+from meshhold.registry.record import Kind, Record
 from meshhold.replication.registers import Registers
 from meshhold.store.directory import TRUSTED, Bucket, Directory
+from meshhold.store.gates import Gates
 
 NAME_LENGTH_MAX = 128
 _PAGE = 500
@@ -51,12 +52,13 @@ class Vaults:
     """
 
     def __init__(
-        self, directory: Directory, registers: Registers, chunks: ChunkStore, run_blocking: RunBlocking
+        self, directory: Directory, registers: Registers, chunks: ChunkStore, run_blocking: RunBlocking, gates: Gates
     ) -> None:
         self._directory = directory
         self._registers = registers
         self._chunks = chunks
         self._run_blocking = run_blocking
+        self._gates = gates
         self._changes = trio.Lock()
 
     async def create(self, name: str, *, replication_factor: int = 3, alias: str = "") -> VaultView:
@@ -152,20 +154,25 @@ class Vaults:
         """
         async with self._changes:
             bucket = self.find(reference)
-            if not force and await self._holds_anything(bucket):
-                raise BucketNotEmptyError(
-                    f"vault {bucket.name!r} holds objects or unfinished uploads", "delete them first, or use --force"
-                )
-            directory = self._directory
-            gone = [
-                directory.vault_deletion(bucket.keys, Kind.GRANT, f"{grant.key}/{bucket.id}")
-                for grant in directory.grants.values()
-                if grant.vault == bucket.id
-            ]
-            gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))
-            gone.append(directory.vault_deletion(bucket.keys, Kind.VAULT, bucket.id))
-            await directory.write(*gone)
-            await self._drop(bucket.id)
+            async with self._gates.closed(bucket.id):
+                if not force and await self._holds_anything(bucket):
+                    raise BucketNotEmptyError(
+                        f"vault {bucket.name!r} holds objects or unfinished uploads",
+                        "delete them, or use --force",
+                    )
+                await self._directory.write(*self._deletions(bucket))
+                await self._drop(bucket.id)
+
+    def _deletions(self, bucket: Bucket) -> list[Record]:
+        directory = self._directory
+        gone = [
+            directory.vault_deletion(bucket.keys, Kind.GRANT, f"{grant.key}/{bucket.id}")
+            for grant in directory.grants.values()
+            if grant.vault == bucket.id
+        ]
+        gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))
+        gone.append(directory.vault_deletion(bucket.keys, Kind.VAULT, bucket.id))
+        return gone
 
     async def drop_deleted(self) -> None:
         """Finish deletions that a crash interrupted between the record and the data."""

@@ -1,0 +1,31 @@
+"""What joining a mesh leaves in a node's data directory. Knows no link: the daemon makes it when it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meshhold.config.swarm_files import SwarmFiles
+from meshhold.errors import ConflictError
+from meshhold.model.token import Token, decode_token
+
+
+def prepare_join(data_dir: Path, token: str) -> None:
+    """Remember an invitation, so that the daemon joins at its next start.
+
+    Errors: `InvalidError` for a word that is no invitation; `ConflictError` for a node that is in another mesh.
+    """
+    remember(SwarmFiles(data_dir), decode_token(token))
+
+
+def remember(files: SwarmFiles, token: Token) -> None:
+    """Keep what the token says, durably. Errors: as `prepare_join`."""
+    known = files.key()
+    if known is not None and (token.is_pass or known != token.key):
+        raise ConflictError(
+            "this node is in a mesh already", "leave it first with `meshhold node leave`; the data stays"
+        )
+    files.set_peers(tuple(dict.fromkeys((*token.addresses, *files.peers()))))
+    if token.is_pass:
+        files.set_pending(token.key)
+    else:
+        files.set_key(token.key)
