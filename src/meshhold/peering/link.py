@@ -414,7 +414,7 @@ class Link:
             _log.exception("a note %s of node %s failed", event.name, short_id(self.peer))
 
     def _take_call(self, event: events.CallReceived) -> None:
-        scope = self._serving[event.call] = trio.CancelScope()
+        scope = self._serving[event.call] = trio.CancelScope(deadline=self._now_s + event.timeout_s)
         if self._idle:
             trio.lowlevel.reschedule(self._idle.pop(), outcome.Value((event, scope)))
         else:
@@ -436,11 +436,10 @@ class Link:
 
     async def _serve_call(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
         answer: bytes | Failure = CANCELLED
-        scope.deadline = deadline_s = trio.current_time() + event.timeout_s
         with scope:
             answer = await self._answer(event)
         del self._serving[event.call]
-        if scope.cancelled_caught and trio.current_time() >= deadline_s:
+        if scope.cancelled_caught and trio.current_time() >= scope.deadline:
             answer = TOO_LATE
         if isinstance(answer, Failure):
             self.session.send_failure(event.call, answer)
