@@ -1,7 +1,8 @@
 """One connection to one peer: runs a session over a stream. Knows no other link and decides nothing about them.
 
-Three tasks: one reads, one writes what could not be sent at once, one keeps time. Whoever has something to send hands
-it to the session and sends it on the spot as far as the kernel takes it, so a small call costs no switch of tasks.
+Three tasks: one reads, one writes what could not be sent at once, one keeps time for all calls. Whoever has something
+to send hands it to the session and sends it on the spot as far as the kernel takes it, so a small call costs no switch
+of tasks.
 `run` is the boundary of errors: whatever goes wrong here ends this link and no other.
 """
 
@@ -15,6 +16,7 @@ import outcome
 import trio
 
 from meshhold.errors import (
+    CallTimeoutError,
     FatalError,
     HandshakeRefusedError,
     MeshHoldError,
@@ -22,6 +24,7 @@ from meshhold.errors import (
     PeerUnreachableError,
 )
 from meshhold.model.ids import NodeId, short_id
+from meshhold.peering.deadlines import Deadlines
 from meshhold.peering.dispatch import TOO_LATE, Dispatch, failure_of, refusal_of, unknown_name
 from meshhold.peering.streams import PeerStream
 from meshhold.transport.contract import ByteStream
@@ -102,6 +105,8 @@ class Link:
         self._idle: list[trio.lowlevel.Task] = []  # wait for a call to serve
         self._serving: dict[int, trio.CancelScope] = {}
         self._streams: dict[int, PeerStream] = {}
+        self._deadlines = Deadlines(self._answers)
+        self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
         self._rest: bytes | memoryview = b""
@@ -148,14 +153,19 @@ class Link:
 
     # -- what others ask of it --------------------------------------------------------------------------------------
 
-    async def call(self, name: str, body: bytes, timeout_s: float) -> memoryview:
+    async def call(self, name: str, body: bytes, deadline_s: float) -> memoryview:
         """Return the answer's body.
 
         A cancellation reaches the handler at the other side. Errors: `UnservedError` if the peer has certainly not
-        begun it; `PeerUnreachableError` if it may have; the peer's refusal; `TooLargeError`.
+        begun it; `PeerUnreachableError` if it may have; `CallTimeoutError`; the peer's refusal; `TooLargeError`.
         """
-        while self.is_usable and self.session.calls_free <= 0:
-            await self._places.park()
+        if self.session.calls_free <= 0:
+            with trio.move_on_at(deadline_s):
+                while self.is_usable and self.session.calls_free <= 0:
+                    await self._places.park()
+        timeout_s = deadline_s - trio.current_time()
+        if timeout_s <= 0:
+            raise self._too_late(name)
         number = self._begin(lambda: self.session.send_call(name, body, timeout_s))
 
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
@@ -165,6 +175,8 @@ class Link:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._answers[number] = (trio.lowlevel.current_task(), name)
+        self._deadlines.add(deadline_s, number)
+        self._sleep.deadline = min(self._sleep.deadline, deadline_s)
         self._flush_or_join(len(self._answers))
         answer: memoryview = await trio.lowlevel.wait_task_rescheduled(abort)
         return answer
@@ -266,6 +278,9 @@ class Link:
         self._streams.clear()
         self._places.unpark_all()
         self._pongs.unpark_all()
+
+    def _too_late(self, name: str) -> CallTimeoutError:
+        return CallTimeoutError(f"node {short_id(self.peer)} did not answer {name} in time")
 
     def _lost(self, what: str, *, is_unserved: bool) -> PeerUnreachableError:
         kind = UnservedError if is_unserved else PeerUnreachableError
@@ -379,9 +394,14 @@ class Link:
             raise HandshakeRefusedError("remote", f"no greeting within {greeting_s:g} s")
         while not self.session.sent_end:
             self._now_s = trio.current_time()
-            due_s = self.session.tick(self._now_s)
+            for number in self._deadlines.expired(self._now_s):
+                task, name = self._answers.pop(number)
+                self.session.cancel_call(number)
+                trio.lowlevel.reschedule(task, outcome.Error(self._too_late(name)))
+            due_s = min(self.session.tick(self._now_s), self._deadlines.next_s)
             self.flush()
-            await trio.sleep_until(due_s)
+            with trio.CancelScope(deadline=due_s) as self._sleep:
+                await trio.sleep_forever()
         await trio.sleep(LINGER_S)
         self._nursery_of_run().cancel_scope.cancel()
 

@@ -99,17 +99,20 @@ class Peering:
         `TooLargeError`, `ProtocolError` (local) for a body that cannot be encoded.
         """
         raw = codec.encode(body, self._body_limits)
-        with trio.move_on_after(timeout_s):
-            for attempt in range(1, ATTEMPTS_MAX + 1):
-                link = self._table.best(peer) or await self._wait_link(peer)
-                try:
-                    answer = await link.call(name, raw, timeout_s)
-                except UnservedError:
-                    if attempt == ATTEMPTS_MAX:
-                        raise
-                    continue
-                return codec.decode(answer, self._body_limits)
-        raise CallTimeoutError(f"node {short_id(peer)} did not answer {name} within {timeout_s:g} s")
+        deadline_s = trio.current_time() + timeout_s
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            link = self._table.best(peer)
+            if link is None:
+                with trio.move_on_at(deadline_s):
+                    link = await self._wait_link(peer)
+                if link is None:
+                    break
+            try:
+                return codec.decode(await link.call(name, raw, deadline_s), self._body_limits)
+            except UnservedError:
+                if attempt == ATTEMPTS_MAX:
+                    raise
+        raise CallTimeoutError(f"node {short_id(peer)} could not be reached for {name} within {timeout_s:g} s")
 
     def send(self, peer: NodeId, name: str, body: codec.Value) -> bool:
         """Send a one-way message; return whether it went to a link.
