@@ -13,20 +13,27 @@ from typing import Any, Final
 import trio
 
 from meshhold.admin.server import Dispatch, Progress
-from meshhold.admin.services import Access, Care, Status, Vaults
+from meshhold.admin.services import Access, Care, Members, Mesh, Status, Vaults
 from meshhold.errors import InvalidError, UnavailableError
 from meshhold.model.grant import parse_permissions
+from meshhold.model.token import SIZE_MAX
 
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
+EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation for longer is one that does not expire
+WINDOW_S_MAX: Final = 365 * 86_400  # a key that was rotated because it leaked must not be taken for years
+CAPACITY_MAX: Final = 2**60  # as in the configuration
 _REQUIRED: Final = object()
 _KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
+    """`most` bounds a number, whose least value is 0, and a text's length; None leaves a number to its service."""
+
     kind: type
     default: object = _REQUIRED
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,21 @@ _OPTIONAL_TEXT: Final = _Argument(str, None)
 _FLAG: Final = _Argument(bool, default=False)
 
 
-def make_dispatch(vaults: Vaults, access: Access, care: Care, status: Status) -> Dispatch:
-    """Return what `run_admin` serves: every call of this node."""
-    calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care) | {"status": _Call(_status(status), {})}
+def make_dispatch(
+    vaults: Vaults,
+    access: Access,
+    care: Care,
+    status: Status,
+    mesh: Mesh | None = None,
+    members: Members | None = None,
+) -> Dispatch:
+    """Return what `run_admin` serves: every call of this node. Without `mesh` or `members` it has no calls for them."""
+    calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
+    calls["status"] = _Call(_status(status, mesh), {})
+    if mesh is not None:
+        calls |= _mesh_calls(mesh) | _node_calls(mesh)
+    if members is not None:
+        calls |= _member_calls(members)
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
         call = calls.get(name)
@@ -77,21 +96,23 @@ def check_arguments(call: str, known: dict[str, _Argument], args: dict[str, Any]
         elif type(value) is not argument.kind:  # a bool is an int to isinstance
             raise InvalidError(f"{call}: {name!r} is a {type(value).__name__}", f"give {_KINDS[argument.kind]}")
         elif isinstance(value, str):
-            _check_text(call, name, value)
+            _check_text(call, name, value, argument.most or TEXT_LENGTH_MAX)
+        elif isinstance(value, int) and argument.most is not None and not 0 <= value <= argument.most:
+            raise InvalidError(f"{call}: {name!r} is out of range", f"use 0 to {argument.most}")
         checked[name] = value
     return checked
 
 
-def _check_text(call: str, name: str, value: str) -> None:
-    if len(value) > TEXT_LENGTH_MAX:
-        raise InvalidError(f"{call}: {name!r} has {len(value)} characters", f"use at most {TEXT_LENGTH_MAX}")
+def _check_text(call: str, name: str, value: str, most: int) -> None:
+    if len(value) > most:
+        raise InvalidError(f"{call}: {name!r} has {len(value)} characters", f"use at most {most}")
     if not value.isprintable():
         raise InvalidError(f"{call}: {name!r} has a control character", "use printable characters")
 
 
-def _status(status: Status) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
+def _status(status: Status, mesh: Mesh | None) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
     async def show(_args: dict[str, Any], _progress: Progress) -> Any:
-        return status()
+        return status() | {"nodes": [] if mesh is None else mesh.nodes()}
 
     return show
 
@@ -167,4 +188,74 @@ def _care_calls(care: Care) -> dict[str, _Call]:
         "vault.check": _Call(check, one | {"deep": _FLAG}, long=True),
         "scrub": _Call(scrub, one, long=True),
         "collect": _Call(collect, one, long=True),
+    }
+
+
+def _mesh_calls(mesh: Mesh) -> dict[str, _Call]:
+    async def invite(args: dict[str, Any], _progress: Progress) -> Any:
+        return {"token": await mesh.invite(expires_s=args["expires_s"], single_use=args["single_use"])}
+
+    async def join(args: dict[str, Any], _progress: Progress) -> Any:
+        return await mesh.join(args["token"])
+
+    async def rotate(args: dict[str, Any], _progress: Progress) -> Any:
+        return await mesh.rotate(window_s=args["window_s"])
+
+    return {
+        "mesh.invite": _Call(invite, {"expires_s": _Argument(int, 0, EXPIRES_S_MAX), "single_use": _FLAG}),
+        "mesh.join": _Call(join, {"token": _Argument(str, most=SIZE_MAX)}),
+        "swarm.rotate": _Call(rotate, {"window_s": _Argument(int, most=WINDOW_S_MAX)}),
+    }
+
+
+def _node_calls(mesh: Mesh) -> dict[str, _Call]:
+    async def nodes(_args: dict[str, Any], _progress: Progress) -> Any:
+        return mesh.nodes()
+
+    async def show(args: dict[str, Any], _progress: Progress) -> Any:
+        return mesh.node(args["node"])
+
+    async def set_facts(args: dict[str, Any], _progress: Progress) -> Any:
+        return await mesh.set_facts(**args)
+
+    async def ban(args: dict[str, Any], _progress: Progress) -> Any:
+        await mesh.ban(args["node"], lift=args["lift"])
+
+    async def leave(_args: dict[str, Any], _progress: Progress) -> Any:
+        await mesh.leave()
+
+    facts = {
+        "name": _OPTIONAL_TEXT,
+        "zone": _OPTIONAL_TEXT,
+        "capacity": _Argument(int, None, CAPACITY_MAX),
+        "reliable": _Argument(bool, None),
+    }
+    return {
+        "node.list": _Call(nodes, {}),
+        "node.show": _Call(show, {"node": _TEXT}),
+        "node.set": _Call(set_facts, facts),
+        "node.ban": _Call(ban, {"node": _TEXT, "lift": _FLAG}),
+        "node.leave": _Call(leave, {}),
+    }
+
+
+def _member_calls(members: Members) -> dict[str, _Call]:
+    async def views(args: dict[str, Any], _progress: Progress) -> Any:
+        return members.views(args["vault"])
+
+    async def add(args: dict[str, Any], _progress: Progress) -> Any:
+        return await members.add(args["vault"], args["node"], trusted=args["trusted"])
+
+    async def remove(args: dict[str, Any], _progress: Progress) -> Any:
+        await members.remove(args["vault"], args["node"])
+
+    async def rotate(args: dict[str, Any], _progress: Progress) -> Any:
+        return {"epoch": await members.rotate(args["vault"])}
+
+    target = {"vault": _TEXT, "node": _TEXT}
+    return {
+        "vault.members": _Call(views, {"vault": _TEXT}),
+        "vault.member_add": _Call(add, target | {"trusted": _Argument(bool, default=True)}),
+        "vault.member_remove": _Call(remove, target),
+        "vault.rotate_key": _Call(rotate, {"vault": _TEXT}),
     }

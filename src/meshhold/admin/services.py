@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from meshhold.model.grant import Permission
@@ -64,6 +65,80 @@ class Care(Protocol):
 
     async def collect(self, vault_ref: str | None, /) -> Any:
         """Delete chunks that nothing refers to; return the report."""
+
+
+@dataclass(slots=True)
+class NodeView:
+    """One node of the mesh as this one sees it.
+
+    `state` is alive, suspect, dead or left; `route` is `direct`, `relayed via NAME`, `listening` (this node itself,
+    when others can dial it) or `none`. `rtt_ms` is the round trip in milliseconds, None where it was not measured.
+    `capacity` is in bytes, 0 for whatever the node's disk has. `last_seen_s` is how many seconds ago it was heard of,
+    None for never and for this node. `suspected_by` are the ids of the nodes that suspect it.
+    """
+
+    id: str
+    name: str
+    state: str
+    is_me: bool
+    route: str
+    rtt_ms: float | None
+    zone: str
+    capacity: int
+    reliable: bool
+    version: str
+    addresses: tuple[str, ...]
+    last_seen_s: float | None
+    suspected_by: tuple[str, ...]
+
+
+class Mesh(Protocol):
+    """The nodes that share this one's swarm key. A node is named by its name or a unique prefix of its id."""
+
+    async def invite(self, *, expires_s: int = 0, single_use: bool = False) -> str:
+        """Return a token that lets a node in, 0 for one that does not expire; a single node becomes a mesh by it."""
+
+    async def join(self, token: str, /) -> dict[str, Any]:
+        """Enter the mesh of a token; return `node_id` and `name` of the node that let this one in.
+
+        Errors: `InvalidError` for a word that is no token; `ConflictError` in another mesh already.
+        """
+
+    def nodes(self) -> Sequence[NodeView]:
+        """Return every node's view, this one's among them."""
+
+    def node(self, ref: str, /) -> NodeView:
+        """Return one view. Errors: `NotFoundError`; `InvalidError` where `ref` fits several."""
+
+    async def set_facts(
+        self, *, name: str | None, zone: str | None, capacity: int | None, reliable: bool | None
+    ) -> NodeView:
+        """Change what this node says of itself, durably; None leaves a fact as it is. Return the view."""
+
+    async def ban(self, ref: str, /, *, lift: bool) -> None:
+        """Refuse a node everywhere in the mesh, or with `lift` let it in again."""
+
+    async def leave(self) -> None:
+        """Say farewell and forget the swarm key; what is stored here stays."""
+
+    async def rotate(self, *, window_s: int) -> dict[str, Any]:
+        """Give the mesh a new swarm key; return `accepted_until_ms`, the end of the time in which both are taken."""
+
+
+class Members(Protocol):
+    """Who belongs to a vault, by the vault's and the node's reference. Views carry `node_id` and `role`."""
+
+    def views(self, vault: str, /) -> Sequence[Any]:
+        """Return the views of a vault's members."""
+
+    async def add(self, vault: str, node: str, /, *, trusted: bool) -> Any:
+        """Make a node a member; return its view. Errors: `ConflictError` if it is one already."""
+
+    async def remove(self, vault: str, node: str, /) -> None:
+        """End a membership; after that of a trusted member the vault's keys are rotated."""
+
+    async def rotate(self, vault: str, /) -> int:
+        """Give the vault's keys a new epoch; return it."""
 
 
 Status = Callable[[], dict[str, Any]]

@@ -24,11 +24,15 @@ EXIT_INTERRUPTED: Final = 130
 _TRACEBACK_VARIABLE: Final = "MESHHOLD_TRACEBACK"
 
 _COMMANDS: Final = {
-    "init": "node:init",
+    "init": "init:init",
     "daemon": "daemon:daemon",
     "quickstart": "quickstart:quickstart",
-    "status": "node:status",
-    "keygen": "node:keygen",
+    "status": "status:status",
+    "keygen": "init:keygen",
+    "invite": "mesh:invite",
+    "join": "join:join",
+    "node": "node:node",
+    "swarm": "mesh:swarm",
     "vault": "vault:vault",
     "scrub": "care:scrub",
     "collect": "care:collect",

@@ -1,67 +1,81 @@
-"""`init`, `status`, `keygen`: a node comes into being and says how it is."""
+"""`node …`: the machines of the mesh, and what this one says of itself."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import click
 
-from meshhold.cli.new_node import create_node
-from meshhold.cli.output import SHORT_LENGTH, duration_text, print_fields, print_json, size_text
-from meshhold.cli.session import Session, client_options, command_line, config_option
-from meshhold.config import default_home
-from meshhold.config.places import CONFIG_NAME, CONFIG_VARIABLE
-from meshhold.config.settings import NODE_LISTEN_DEFAULT, S3_LISTEN_DEFAULT
-from meshhold.crypto.random import new_swarm_key_file
+from meshhold.cli.output import print_fields, printable
+from meshhold.cli.roster import node_fields, roster_lines
+from meshhold.cli.session import Session, client_options
+from meshhold.cli.values import read_capacity
 
 
-@click.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where the node lives.")
-@click.option("--listen-addr", default=NODE_LISTEN_DEFAULT, show_default=True, metavar="HOST:PORT", help="For peers.")
-@click.option("--s3-addr", default=S3_LISTEN_DEFAULT, show_default=True, metavar="HOST:PORT", help="For S3 clients.")
-@config_option
-@click.pass_obj
-def init(session: Session, data_dir: Path | None, listen_addr: str, s3_addr: str) -> None:
-    """Create a node: write DIR/config.yaml (default: ~/.meshhold). Never overwrites one."""
-    folder = data_dir.expanduser().absolute() if data_dir else None
-    if session.named_config:
-        path = session.named_config
-    elif folder is None and os.environ.get(CONFIG_VARIABLE):
-        path = session.config_path
-    else:
-        path = (folder or default_home()) / CONFIG_NAME
-    create_node(path, folder or path.parent, listen_addr, s3_addr)
-    print(f"created {path}")
-    print(f"start the node with: {command_line(path, 'daemon')}")
+@click.group()
+def node() -> None:
+    """List and change the mesh's nodes. NODE is a name or the unique beginning of an id."""
 
 
-@click.command()
+@node.command("list")
 @client_options
 @click.pass_obj
-def status(session: Session) -> None:
-    """Show the running node."""
-    found = session.call("status")
-    if session.as_json:
-        print_json(found)
-        return
-    print_fields(
-        [
-            ("node", f"{found['name']} ({found['node_id'][:SHORT_LENGTH]})"),
-            ("version", found["version"]),
-            ("up for", duration_text(found["uptime_s"])),
-            ("data", found["data_dir"]),
-            ("S3 endpoint", f"http://{found['s3_addr']}" if found["s3_addr"] else "off"),
-            ("region", found["region"]),
-            ("disk", f"{size_text(found['disk_free'])} free of {size_text(found['disk_total'])}"),
-            ("vaults", found["vaults"]),
-            ("objects", found["objects"]),
-            ("mesh", found["mesh"]),
-        ]
-    )
+def list_nodes(session: Session) -> None:
+    """List the nodes, and who suspects whom."""
+    nodes = session.call("node.list")
+    session.show(nodes, lambda: print("\n".join(roster_lines(nodes))))
 
 
-@click.command()
-def keygen() -> None:
-    """Print a new swarm key. Every node of one mesh holds the same; keep it secret."""
-    print(new_swarm_key_file(), end="")
+@node.command()
+@click.argument("node_ref", metavar="NODE")
+@client_options
+@click.pass_obj
+def show(session: Session, node_ref: str) -> None:
+    """Show one node."""
+    found = session.call("node.show", {"node": node_ref})
+    session.show(found, lambda: print_fields(node_fields(found)))
+
+
+@node.command("set")
+@click.option("--name", help="What people call this machine.")
+@click.option("--zone", help="Machines that fail together share a zone.")
+@click.option(
+    "--capacity", callback=read_capacity, metavar="SIZE", help="What it offers, such as 500GiB; 0: its whole disk."
+)
+@click.option("--reliable/--no-reliable", default=None, help="Whether its copies count; no for what comes and goes.")
+@client_options
+@click.pass_obj
+def set_facts(
+    session: Session, name: str | None, zone: str | None, capacity: int | None, reliable: bool | None
+) -> None:
+    """Change what this node says of itself, everywhere in the mesh."""
+    facts = {"name": name, "zone": zone, "capacity": capacity, "reliable": reliable}
+    if all(value is None for value in facts.values()):
+        raise click.UsageError("nothing to set; use --name, --zone, --capacity, --reliable or --no-reliable")
+    found = session.call("node.set", facts)
+    session.show(found, lambda: print_fields(node_fields(found)))
+
+
+@node.command()
+@click.argument("node_ref", metavar="NODE")
+@click.option("--lift", is_flag=True, help="Let it in again.")
+@client_options
+@click.pass_obj
+def ban(session: Session, node_ref: str, lift: bool) -> None:
+    """Refuse a node everywhere in the mesh from now on."""
+    session.call("node.ban", {"node": node_ref, "lift": lift})
+
+    def people() -> None:
+        print(f"{printable(node_ref)} is {'no longer banned' if lift else 'banned'}")
+        if not lift:
+            click.echo("It still knows the swarm key: change that with meshhold swarm rotate.", err=True)
+            click.echo("It keeps what it had of vaults: meshhold vault remove-member VAULT NODE", err=True)
+
+    session.show({"node": node_ref, "banned": not lift}, people)
+
+
+@node.command()
+@client_options
+@click.pass_obj
+def leave(session: Session) -> None:
+    """Take this node out of its mesh. Its data stays; coming back takes a new invitation."""
+    session.call("node.leave")
+    session.show({"left": True}, lambda: print("this node has left its mesh; what it stores is still here"))

@@ -30,11 +30,15 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     print("\n".join(table_lines(headers, rows)) if rows else empty)
 
 
+def field_lines(fields: Sequence[tuple[str, object]]) -> list[str]:
+    """Return `name  value` lines, aligned."""
+    width = max(len(name) for name, _ in fields)
+    return [f"{name.ljust(width)}  {printable(str(value))}" for name, value in fields]
+
+
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     """Print `name  value` lines, aligned."""
-    width = max(len(name) for name, _ in fields)
-    for name, value in fields:
-        print(f"{name.ljust(width)}  {printable(str(value))}")
+    print("\n".join(field_lines(fields)))
 
 
 def printable(text: str) -> str:

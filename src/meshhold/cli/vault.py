@@ -17,12 +17,17 @@ from meshhold.cli.output import (
     time_text,
 )
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.vault_members import MEMBER_COMMANDS
 from meshhold.errors import RefusedError
 
 
 @click.group()
 def vault() -> None:
-    """Create, list, map and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
+    """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
+
+
+for _command in MEMBER_COMMANDS:
+    vault.add_command(_command)
 
 
 @vault.command()

@@ -1,0 +1,102 @@
+"""`vault members|add-member|remove-member|rotate-key`: which nodes hold a vault, and in which role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from meshhold.cli.output import SHORT_LENGTH, print_table, printable
+from meshhold.cli.session import Session, client_options
+
+TRUSTED: Final = "trusted"
+_TWO_KEEP_THE_INDEX: Final = """\
+Two reliable nodes are trusted with this vault now, and both keep its index: a write needs both of them. While one is
+away, nothing can be stored, changed or deleted in it. Add a third trusted, reliable node: then any one may be away."""
+
+
+@click.command("members")
+@click.argument("vault_ref", metavar="VAULT")
+@client_options
+@click.pass_obj
+def members(session: Session, vault_ref: str) -> None:
+    """List the nodes that hold a vault."""
+    found = session.call("vault.members", {"vault": vault_ref})
+    rows = [
+        (m["node_id"][:SHORT_LENGTH], m["name"] or "-", m["role"], m["zone"] or "-", "yes" if m["reliable"] else "no")
+        for m in found
+    ]
+    session.show(
+        found, lambda: print_table(("ID", "NAME", "ROLE", "ZONE", "RELIABLE"), rows, empty="it has no members")
+    )
+
+
+@click.command("add-member")
+@click.argument("vault_ref", metavar="VAULT")
+@click.argument("node_ref", metavar="NODE")
+@click.option("--untrusted", is_flag=True, help="Let it store ciphertext only.")
+@client_options
+@click.pass_obj
+def add_member(session: Session, vault_ref: str, node_ref: str, untrusted: bool) -> None:
+    """Let a node hold a vault: a trusted one gets its secrets, an untrusted one can read nothing of it."""
+    made = session.call("vault.member_add", {"vault": vault_ref, "node": node_ref, "trusted": not untrusted})
+
+    def people() -> None:
+        does = "serves its bucket and reads what is in it" if made["role"] == TRUSTED else "stores ciphertext only"
+        print(printable(f"{_named(made)} is a {made['role']} member of vault {vault_ref}: it {does}"))
+        if _keeps_index(made) and _index_keepers(session.call("vault.members", {"vault": vault_ref})) == 2:
+            click.echo(_TWO_KEEP_THE_INDEX, err=True)
+
+    session.show(made, people)
+
+
+@click.command("remove-member")
+@click.argument("vault_ref", metavar="VAULT")
+@click.argument("node_ref", metavar="NODE")
+@client_options
+@click.pass_obj
+def remove_member(session: Session, vault_ref: str, node_ref: str) -> None:
+    """Take a vault from a node. After a trusted member the vault's keys are changed."""
+    before = session.call("vault.members", {"vault": vault_ref})
+    session.call("vault.member_remove", {"vault": vault_ref, "node": node_ref})
+    left = session.call("vault.members", {"vault": vault_ref})
+    gone = next((m for m in before if m["node_id"] not in {other["node_id"] for other in left}), None)
+
+    def people() -> None:
+        print(printable(f"{_named(gone) if gone else node_ref} is no member of vault {vault_ref} any more"))
+        if gone and gone["role"] == TRUSTED:
+            click.echo("The vault's keys were changed: it cannot open what is written from now on.", err=True)
+            click.echo("What it could read until now it may have kept.", err=True)
+        if gone and _keeps_index(gone) and _index_keepers(left) == 2:
+            click.echo(_TWO_KEEP_THE_INDEX, err=True)
+
+    session.show(gone or {"node": node_ref}, people)
+
+
+@click.command("rotate-key")
+@click.argument("vault_ref", metavar="VAULT")
+@client_options
+@click.pass_obj
+def rotate_key(session: Session, vault_ref: str) -> None:
+    """Change the keys that a vault seals with, known to its present trusted members only."""
+    found = session.call("vault.rotate_key", {"vault": vault_ref})
+    session.show(
+        found, lambda: print(f"vault {printable(vault_ref)} seals with key epoch {found['epoch']} from now on")
+    )
+
+
+MEMBER_COMMANDS: Final = (members, add_member, remove_member, rotate_key)
+
+
+def _named(member: dict[str, Any]) -> str:
+    short = member["node_id"][:SHORT_LENGTH]
+    return f"{member['name']} ({short})" if member["name"] else str(short)
+
+
+def _keeps_index(member: dict[str, Any]) -> bool:
+    return bool(member["role"] == TRUSTED and member["reliable"])
+
+
+def _index_keepers(found: Sequence[dict[str, Any]]) -> int:
+    return sum(_keeps_index(member) for member in found)
