@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -119,7 +120,14 @@ class Network:
             self._add_router(host, outer)
         else:
             _batch(outer, f"addr add {host.address_6}/64 dev mesh0 nodad")
+        self._wait_forwarding(port)
         return host
+
+    def _wait_forwarding(self, port: str) -> None:
+        """Wait until the switch passes on what a port brings: the kernel sets that a moment after the link is up."""
+        deadline = time.monotonic() + _CALL_S
+        while '"state":"forwarding"' not in _call("ip", "-n", self._switch, "-j", "-d", "link", "show", "dev", port):
+            assert time.monotonic() < deadline, f"{port} of {self._switch} does not come up"
 
     @staticmethod
     def _add_router(host: Host, router: str) -> None:
@@ -250,10 +258,11 @@ def _namespaces() -> list[str]:
     return sorted(path.name for path in _FOLDER.iterdir()) if _FOLDER.exists() else []
 
 
-def _call(*words: str, text: str | None = None) -> None:
+def _call(*words: str, text: str | None = None) -> str:
     done = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=_CALL_S)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, words, done.stdout, f"{done.stderr}\n{text or ''}")
+    return done.stdout
 
 
 def _batch(namespace: str, *commands: str) -> None:
