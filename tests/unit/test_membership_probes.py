@@ -130,6 +130,26 @@ def test_a_node_that_was_paused_blames_itself_and_not_the_others() -> None:
     assert lab.state(1) is State.ALIVE
 
 
+@pytest.mark.parametrize("first", ["tick", "contact", "doubt", "spread", "update", "leave", "handle"])
+def test_a_pause_is_noticed_whatever_is_called_first_after_it(first: str) -> None:
+    lab = Lab(range(1, 6))
+    lab.wait(2, answering=range(1, 6))
+    lab.now_s += 3600
+    calls = {
+        "tick": lambda: lab.it.tick(lab.now_s),
+        "contact": lambda: lab.it.contact(node_id(1), lab.now_s),
+        "doubt": lambda: lab.it.doubt(node_id(1), lab.now_s),
+        "spread": lambda: lab.it.spread(News("registry", bytes(16), b""), lab.now_s),
+        "update": lambda: lab.it.update(lab.now_s, zone="attic"),
+        "leave": lambda: lab.it.leave(lab.now_s),
+        "handle": lambda: lab.get(Ping(1), sender=1),
+    }
+    calls[first]()
+    assert lab.it.awareness.score == 1
+    assert changes(lab.it.tick(lab.now_s)) == []
+    assert lab.it.awareness.score == 1, "one pause counts once"
+
+
 def test_a_pause_delays_a_death_but_does_not_prevent_it() -> None:
     lab = Lab(range(1, 6))
     lab.hear(suspect(1, 5, 2, 3, 4))

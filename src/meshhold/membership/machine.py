@@ -203,7 +203,7 @@ class Membership:
 
     def contact(self, node: NodeId, now_s: float) -> list[Action]:
         """Exchange rosters with a node to which a link opened, unless it is known to live. This is how a node joins."""
-        self._now_s = now_s
+        self._notice_stall(now_s)
         entry = self._roster.get(node)
         if node not in self._beliefs.banned and (entry is None or entry.state is not State.ALIVE):
             self._ask_roster(node, now_s)
@@ -211,7 +211,7 @@ class Membership:
 
     def doubt(self, node: NodeId, now_s: float) -> list[Action]:
         """Probe a node whose link broke now rather than at its turn. No accusation by itself."""
-        self._now_s = now_s
+        self._notice_stall(now_s)
         entry = self._roster.get(node)
         if entry is not None and entry.is_live and not self._beliefs.leaving:
             self._detector.hurry(node)
@@ -223,7 +223,7 @@ class Membership:
 
         Errors: `InvalidError` names a field that cannot change, or that others would not take.
         """
-        self._now_s = now_s
+        self._notice_stall(now_s)
         if not fields.keys() <= _UPDATED:
             raise InvalidError(
                 f"a node does not change its {', '.join(sorted(fields.keys() - _UPDATED))} while it runs"
@@ -235,7 +235,7 @@ class Membership:
 
     def leave(self, now_s: float) -> list[Action]:
         """Say farewell. Tick on until `has_rumors` is False or patience ends, then stop."""
-        self._now_s = now_s
+        self._notice_stall(now_s)
         self._beliefs.leaving = True
         self._beliefs.suspicions.clear()
         self._detector.abandon()
@@ -246,7 +246,7 @@ class Membership:
 
     def spread(self, news: News, now_s: float) -> list[Action]:
         """Tell everybody; `Deliver` comes out at each of them, not here."""
-        self._now_s = now_s
+        self._notice_stall(now_s)
         if self._is_news(news):
             self._rumors.add(news)
             self._gossip_s = min(self._gossip_s, now_s)
