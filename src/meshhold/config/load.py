@@ -33,7 +33,18 @@ _REGION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _KEY_FILE_START: Final = "/key/swarm/"
 _HEX_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}\Z")
 _S3_KEYS: Final = ("enabled", "listen_addr", "region", "max_put_bytes")
-_NODE_KEYS: Final = ("data_dir", "listen_addr", "capacity", "zone", "reliable", "name", "s3")
+_NODE_KEYS: Final = (
+    "data_dir",
+    "listen_addr",
+    "capacity",
+    "zone",
+    "reliable",
+    "name",
+    "advertise_addrs",
+    "mdns",
+    "upnp",
+    "s3",
+)
 _TOP_KEYS: Final = ("swarm_key", "bootstrap_peers", "node")
 _MISPLACED: Final = (
     {name: f"it belongs under node: as node.{name}" for name in _NODE_KEYS if name != "listen_addr"}
@@ -66,6 +77,9 @@ def load_config(path: Path) -> Config:
             zone=_label(node.get("zone")) or ZONE_DEFAULT,
             reliable=_flag(node.get("reliable"), default=True),
             name=_label(node.get("name")) or socket.gethostname()[:64] or "node",
+            advertise_addrs=_peers(node.get("advertise_addrs")),
+            mdns=_flag(node.get("mdns"), default=True),
+            upnp=_flag(node.get("upnp"), default=True),
         ),
         s3=S3Config(
             enabled=_flag(s3.get("enabled"), default=True),

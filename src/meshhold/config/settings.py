@@ -8,7 +8,7 @@ from typing import Final
 
 GIB: Final = 1024**3
 S3_LISTEN_DEFAULT: Final = "127.0.0.1:3900"
-NODE_LISTEN_DEFAULT: Final = "0.0.0.0:7777"
+NODE_LISTEN_DEFAULT: Final = "[::]:7777"  # IPv4 too, where the system maps it
 REGION_DEFAULT: Final = "meshhold"
 ZONE_DEFAULT: Final = "default"
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one
@@ -29,6 +29,8 @@ class NodeConfig:
     """This machine's part: where it stores, where peers reach it, how much it offers.
 
     `capacity` is in bytes; None means whatever the disk has. `name` is what people see; it need not be unique.
+    `advertise_addrs` are where others dial this node, in place of what it finds out itself; `mdns` lets it find others
+    on the LAN and be found, `upnp` asks the router for a port.
     """
 
     data_dir: Path
@@ -37,6 +39,9 @@ class NodeConfig:
     zone: str = ZONE_DEFAULT
     reliable: bool = True
     name: str = ""
+    advertise_addrs: tuple[str, ...] = ()
+    mdns: bool = True
+    upnp: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from meshhold.index.sqlite import open_index
 from meshhold.model.ids import short_id
 from meshhold.model.stamp import Clock
 from meshhold.node.identity_file import load_identity
+from meshhold.node.mesh import Mesh
 from meshhold.replication.collector import Collector
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
@@ -38,6 +39,8 @@ from meshhold.store.care import Care
 from meshhold.store.directory import Directory
 from meshhold.store.gates import Gates
 from meshhold.store.listing import Listing
+from meshhold.store.members import Members
+from meshhold.store.nodes import Nodes
 from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
 from meshhold.store.uploads import Uploads
@@ -60,6 +63,8 @@ class Node:
     access: Access
     care: Care
     uploads: Uploads
+    members: Members
+    mesh: Mesh
     door: Door
     chunks: ChunkStore
     started_s: float
@@ -81,7 +86,7 @@ class Node:
             "disk_free": usage.free,
             "vaults": len(views),
             "objects": sum(view.objects for view in views),
-            "mesh": "off (no swarm key)" if self.config.swarm_key is None else "not available in this version",
+            "mesh": self.mesh.summary(),
         }
 
 
@@ -110,7 +115,9 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
         room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)
         replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node, check_room=room.check)
         registers = Registers(replica, clock, now_ms)
-        yield _assemble(config, identity, keeper, directory, registers, chunks, clock, run_blocking)
+        nodes = Nodes(identity, directory, keeper)
+        mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms)
+        yield _assemble(config, identity, keeper, directory, nodes, mesh, registers, chunks, clock, run_blocking)
 
 
 def _free_bytes(folder: Path) -> int:
@@ -124,6 +131,8 @@ def _assemble(
     identity: Identity,
     keeper: RecordKeeper,
     directory: Directory,
+    nodes: Nodes,
+    mesh: Mesh,
     registers: Registers,
     chunks: ChunkStore,
     clock: Clock,
@@ -150,4 +159,18 @@ def _assemble(
     )
     settings = Settings(region=config.s3.region, put_size_max=config.s3.max_put_bytes)
     door = Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms)
-    return Node(config, identity, keeper, directory, vaults, access, care, uploads, door, chunks, time.time())
+    return Node(
+        config=config,
+        identity=identity,
+        keeper=keeper,
+        directory=directory,
+        vaults=vaults,
+        access=access,
+        care=care,
+        uploads=uploads,
+        members=Members(directory, vaults, nodes),
+        mesh=mesh,
+        door=door,
+        chunks=chunks,
+        started_s=time.time(),
+    )

@@ -16,6 +16,7 @@ from meshhold.errors import (
     BucketNotEmptyError,
     ConflictError,
     InvalidError,
+    NoMajorityError,
     NoSuchBucketError,
     NoSuchVaultError,
 )
@@ -123,6 +124,16 @@ class Vaults:
         if bucket is None:
             raise NoSuchBucketError(f"no vault carries the alias {alias!r}", "see `meshhold vault s3-alias`")
         return bucket
+
+    def check_served_here(self, bucket: Bucket) -> None:
+        """Errors: `NoMajorityError` on a node that does not keep the vault's index: it would begin another history."""
+        node = self._directory.identity.node_id
+        if node not in bucket.index_replicas:
+            keepers = ", ".join(short_id(replica) for replica in bucket.index_replicas)
+            raise NoMajorityError(
+                f"the index of vault {bucket.name!r} is kept by {keepers}, not by this node",
+                "ask there for its objects",
+            )
 
     def known_alias(self, alias: str) -> Bucket | None:
         """Return the vault that carries an alias, or None."""

@@ -1,0 +1,564 @@
+"""This node's life in its mesh: begin with the first invitation or at a start, serve, rotate, leave. Knows no vault.
+
+Without a swarm key nothing listens and nothing runs. Links, relay, membership, registry and discovery are tied together
+in `_run`; a new key or a farewell ends it and, where there is a key, begins it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgpack
+import trio
+
+from meshhold import __version__
+from meshhold.admin.services import NodeView
+from meshhold.config import Config, split_address
+from meshhold.config.joining import remember
+from meshhold.config.swarm_files import SwarmFiles
+from meshhold.crypto.hashing import hash_bytes
+from meshhold.crypto.identity import Identity, seal_to, verify
+from meshhold.crypto.random import new_secret
+from meshhold.discovery.mdns import lan_hosts, run_mdns
+from meshhold.errors import ConflictError, InvalidError, MeshHoldError, UnavailableError
+from meshhold.index.contract import Index
+from meshhold.membership.machine import Membership
+from meshhold.membership.member import Member, State, decode_member, encode_member, first_incarnation
+from meshhold.membership.messages import Changed
+from meshhold.membership.settings import Settings as MembershipSettings
+from meshhold.model.ids import NodeId, short_id
+from meshhold.model.stamp import Clock
+from meshhold.model.token import Token, decode_token, encode_token
+from meshhold.peering.dispatch import Dispatch
+from meshhold.peering.gossip import Gossip
+from meshhold.peering.links import Peering, open_peering
+from meshhold.peering.relay import Relay
+from meshhold.peering.settings import LinkEvent, LinkOpened
+from meshhold.registry.record import Kind, Record, sign_by_node
+from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.replication.record_sync import RecordSync
+from meshhold.store.nodes import NodeFacts, Nodes
+from meshhold.transport.tcp import TcpTransport
+from meshhold.wire.handshake import swarm_id
+
+_LOG: Final = logging.getLogger("meshhold.mesh")
+ADMIT: Final = "mesh.admit/1"
+ADMIT_S: Final = 15.0
+START_S: Final = 10.0  # how long `invite` and `join` wait for the mesh to listen
+SAVE_EVERY_S: Final = 5.0  # the roster on disk is a hint where to call: a few seconds old is as good
+PASSES_MAX: Final = 2  # keys besides the mesh's own that a handshake tries; each costs a stranger's refusal 0.1 ms
+WINDOW_S_MAX: Final = 30 * 86_400
+_ROSTER: Final = "membership roster"
+_FACTS: Final = "node facts"
+_INCARNATION: Final = "membership incarnation"
+_SWARM_RECORD: Final = "key"
+
+
+class Mesh:
+    """The mesh as this node takes part in it.
+
+    Resources: borrows its collaborators; what it opens, `run` closes. Peers' errors are logged, never raised.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        keeper: RecordKeeper,
+        nodes: Nodes,
+        index: Index,
+        clock: Clock,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._keeper = keeper
+        self._nodes = nodes
+        self._index = index
+        self._clock = clock
+        self._now_ms = now_ms
+        self._files = SwarmFiles(config.node.data_dir)
+        self._rng = random.Random(os.urandom(16))  # noqa: S311 - spreads retries and probes, guards nothing
+        self._sync = RecordSync(keeper, chance=self._rng)
+        self._facts = self._first_facts()
+        self._passes: dict[bytes, tuple[int, bool]] = {}  # pass → until when, and whether it serves once
+        self._peering: Peering | None = None
+        self._gossip: Gossip | None = None
+        self._tasks: trio.Nursery | None = None
+        self._began = trio.Event()
+        self._again = trio.Event()
+        self._leaving = False
+        self._dirty = False
+        keeper.follow(self._on_records)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part whenever there is a key, until cancelled."""
+        while True:
+            self._again = trio.Event()
+            if self._key() is not None or self._files.pending() is not None:
+                await self._run_until_again()
+            else:
+                await self._again.wait()
+
+    async def _run_until_again(self) -> None:
+        try:
+            await self._use_pass()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_part)
+                await self._again.wait()
+                nursery.cancel_scope.cancel()
+        except* MeshHoldError as group:
+            for error in group.exceptions:
+                _LOG.error("the mesh stopped: %s", error)
+            await trio.sleep(ADMIT_S)
+        finally:
+            self._peering = self._gossip = self._tasks = None
+            self._began = trio.Event()
+
+    def _key(self) -> bytes | None:
+        return self._files.key() or self._config.swarm_key
+
+    def _keys(self) -> list[bytes]:
+        """Return the key for new links, then those taken besides: that before a rotation, and open invitations."""
+        key = self._key()
+        keys = [] if key is None else [key]
+        previous = self._files.previous()
+        if previous is not None and previous[1] > self._now_ms():
+            keys.append(previous[0])
+        self._passes = {each: terms for each, terms in self._passes.items() if terms[0] > self._now_ms()}
+        return keys + list(self._passes)
+
+    async def _take_part(self) -> None:
+        dispatch = Dispatch()
+        relay = Relay(dispatch)
+        self._sync.register(dispatch)
+        dispatch.on_call(ADMIT, self._handle_admit)
+        gossip = Gossip(self._membership(), dispatch, self._on_change, self._on_raised)
+        opened: list[LinkEvent] = []
+
+        def watch(event: LinkEvent) -> None:
+            opened.append(event)
+            gossip.watch(event)
+            if isinstance(event, LinkOpened) and self._tasks is not None:
+                self._tasks.start_soon(self._greet, event.link.peer)
+
+        async with (
+            open_peering(
+                self._identity,
+                self._keys(),
+                TcpTransport(),
+                dispatch=dispatch,
+                listen=[_listen_address(self._config.node.listen_addr)],
+                watch=watch,
+            ) as peering,
+            trio.open_nursery() as tasks,
+        ):
+            self._peering, self._gossip, self._tasks = peering, gossip, tasks
+            peering.ban(self._banned())
+            addresses = self._addresses(peering)
+            gossip.start(peering, addresses)
+            await tasks.start(relay.run, peering)
+            for run in (gossip.run, self._save_now_and_then, self._renew_keys):
+                tasks.start_soon(run)
+            tasks.start_soon(self._sync.run, self)
+            for address in dict.fromkeys((*self._config.bootstrap_peers, *self._files.peers())):
+                tasks.start_soon(peering.run_bootstrap, address)
+            await self._announce(addresses)
+            if self._config.node.mdns:
+                tasks.start_soon(self._run_mdns, peering)
+            self._began.set()
+            _LOG.info("mesh on %s", ", ".join(addresses) or "no address that others can dial")
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + START_S):
+                    await self._save()
+                    if self._leaving:
+                        await gossip.leave()
+
+    def _membership(self) -> Membership:
+        stored = self._index.setting(_INCARNATION)
+        me = Member(
+            node=self._identity.node_id,
+            name=self._facts.name,
+            addresses=(),
+            incarnation=first_incarnation(int.from_bytes(stored or b"", "big"), self._now_ms()),
+            life=os.urandom(8),
+            zone=self._facts.zone,
+            capacity=self._facts.capacity,
+            reliable=self._facts.reliable,
+            version=__version__,
+        )
+        known = []
+        for raw in msgpack.unpackb(self._index.setting(_ROSTER) or b"\x90"):
+            try:
+                known.append(decode_member(raw))
+            except MeshHoldError as error:
+                _LOG.warning("a remembered node is left out: %s", error)
+        return Membership(me, MembershipSettings(), self._rng, self._identity.sign, verify, known)
+
+    async def _greet(self, peer: NodeId) -> None:
+        await self._sync.compare(self, peer)
+
+    def _on_change(self, changed: Changed) -> None:
+        self._dirty = True
+        if self._peering is None or changed.member.node == self._identity.node_id:
+            return
+        node = changed.member.node
+        if changed.now is State.LEFT:
+            self._peering.forget(node)
+            return
+        self._peering.learn(node, changed.member.addresses)
+        self._peering.keep(node)
+
+    def _on_raised(self, incarnation: int) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(self._index.save_setting, _INCARNATION, incarnation.to_bytes(8, "big"))
+
+    def _on_records(self, records: Sequence[Record], _: NodeId | None) -> None:
+        kinds = {record.kind for record in records}
+        if Kind.BAN in kinds and self._peering is not None and self._gossip is not None:
+            self._apply_bans(records)
+        if Kind.SWARM in kinds and self._tasks is not None:
+            self._tasks.start_soon(self._take_rotation)
+
+    def _banned(self) -> frozenset[NodeId]:
+        return frozenset(NodeId(record.key) for record in self._keeper.registry.live(Kind.BAN))
+
+    def _apply_bans(self, records: Sequence[Record]) -> None:
+        if self._peering is None or self._gossip is None:
+            return
+        self._peering.ban(self._banned())
+        for record in records:
+            if record.kind is Kind.BAN:
+                change = self._gossip.membership.unban if record.deleted else self._gossip.membership.ban
+                self._gossip.carry_out(change(NodeId(record.key)))
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(SAVE_EVERY_S)
+            if self._dirty:
+                await self._save()
+
+    async def _save(self) -> None:
+        if self._gossip is not None:
+            self._dirty = False
+            roster = [encode_member(member) for member in self._gossip.membership.snapshot()]
+            await self._index.save_setting(_ROSTER, msgpack.packb(roster))
+
+    async def _renew_keys(self) -> None:
+        """Stop taking keys whose time is over."""
+        while True:
+            await trio.sleep(SAVE_EVERY_S)
+            if self._peering is not None:
+                self._peering.set_swarm_keys(self._keys())
+
+    async def _run_mdns(self, peering: Peering) -> None:
+        key = self._key()
+        port = split_address(peering.addresses[0])[1] if peering.addresses else 0
+        if key is None or not port:
+            return
+
+        def found(_: NodeId | None, address: str) -> None:
+            if self._tasks is not None:
+                self._tasks.start_soon(self._try_address, peering, address)
+
+        await run_mdns(swarm_id(key), self._identity.node_id, port, found)
+
+    async def _try_address(self, peering: Peering, address: str) -> None:
+        linked = {link.address for link in peering.links()}
+        if address in linked:
+            return
+        try:
+            await peering.join(address)
+        except MeshHoldError as error:
+            _LOG.debug("an address found on the LAN: %s", error)
+
+    # -- what other rooms need --------------------------------------------------------------------------------------
+
+    async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
+        """Ask a peer; see `Peering.call`. Errors: `UnavailableError` besides, while there is no mesh."""
+        if self._peering is None:
+            raise UnavailableError("this node is in no mesh", "see `meshhold invite` and `meshhold join`")
+        return await self._peering.call(peer, name, body, timeout_s=timeout_s)
+
+    def linked(self) -> Sequence[NodeId]:
+        """Return the peers that have a link now."""
+        return [] if self._peering is None else list(dict.fromkeys(link.peer for link in self._peering.links()))
+
+    # -- invitations ------------------------------------------------------------------------------------------------
+
+    async def invite(self, *, expires_s: int = 0, single_use: bool = False) -> str:
+        """Return a token; see `admin.services.Mesh`."""
+        if self._key() is None:
+            self._files.set_key(new_secret())
+        await self._wait_begun()
+        key = self._key()
+        peering = self._peering
+        if key is None or peering is None:
+            raise UnavailableError("the mesh has not begun", "see the daemon's log")
+        addresses = self._addresses(peering)
+        if not addresses:
+            raise ConflictError("this node has no address that others could dial", "set node.advertise_addrs")
+        node = self._identity.node_id
+        if not expires_s and not single_use:
+            return encode_token(Token(key, node, addresses))
+        if len(self._keys()) > PASSES_MAX + 1:
+            raise ConflictError(f"{PASSES_MAX} invitations are open", "wait until one is used or expires")
+        until_ms = self._now_ms() + (expires_s or 86_400) * 1000
+        invitation = new_secret()
+        self._passes[invitation] = (until_ms, single_use)
+        peering.set_swarm_keys(self._keys())
+        return encode_token(Token(invitation, node, addresses, is_pass=True, expires_ms=until_ms))
+
+    async def _handle_admit(self, peer: NodeId, body: Any) -> Any:
+        """Give the mesh's key to a node that holds a pass."""
+        name = body.get("pass") if isinstance(body, dict) else None
+        self._keys()  # drops what has expired
+        for invitation, (_, single_use) in list(self._passes.items()):
+            if name == _pass_name(invitation):
+                if single_use:
+                    del self._passes[invitation]
+                key = self._key()
+                _LOG.info("node %s was let in by an invitation", short_id(peer))
+                return {"key": key, "peers": list(self._peering.addresses if self._peering else ())}
+        raise ConflictError("the invitation was used, or its time is over", "ask for another one")
+
+    async def _use_pass(self) -> None:
+        """Get the mesh's key for the pass of an invitation, if there is one."""
+        invitation = self._files.pending()
+        if invitation is None:
+            return
+        async with open_peering(self._identity, [invitation], TcpTransport(), dispatch=Dispatch()) as peering:
+            for address in self._files.peers():
+                peer = await peering.join(address)
+                answer = await peering.call(peer, ADMIT, {"pass": _pass_name(invitation)}, timeout_s=ADMIT_S)
+                key = answer.get("key") if isinstance(answer, dict) else None
+                if not isinstance(key, bytes) or len(key) != 32:
+                    raise InvalidError("the inviting node gave no key", "ask for another invitation")
+                self._files.set_key(key)
+                self._files.forget_pending()
+                return
+
+    async def join(self, token: str) -> dict[str, Any]:
+        """Enter a mesh; see `admin.services.Mesh`."""
+        invitation = decode_token(token)
+        if invitation.expires_ms and invitation.expires_ms < self._now_ms():
+            raise InvalidError("the invitation has expired", "ask for another one")
+        if self._config.swarm_key is not None and self._config.swarm_key != invitation.key:
+            raise ConflictError("the configuration names another swarm_key", "empty it in config.yaml, then join")
+        remember(self._files, invitation)
+        self._again.set()
+        await self._wait_begun()
+        with trio.move_on_after(START_S):
+            while invitation.node not in self.linked():  # noqa: ASYNC110 - links come and go in another room
+                await trio.sleep(0.05)
+        if invitation.node not in self.linked():
+            raise UnavailableError(
+                f"node {short_id(invitation.node)} does not answer at {', '.join(invitation.addresses)}",
+                "this node keeps trying; see `meshhold node list`",
+            )
+        await self._sync.compare(self, invitation.node)
+        facts = self._nodes.facts(invitation.node)
+        return {"node_id": invitation.node, "name": facts.name if facts else short_id(invitation.node)}
+
+    async def _wait_begun(self) -> None:
+        if not self._began.is_set():
+            self._again.set()
+        with trio.move_on_after(START_S + ADMIT_S):
+            while self._peering is None or not self._began.is_set():  # noqa: ASYNC110 - it may begin more than once
+                await trio.sleep(0.02)
+            return
+        raise UnavailableError("the mesh did not begin", "see the daemon's log")
+
+    # -- the swarm --------------------------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Say farewell and forget the swarm key; see `admin.services.Mesh`."""
+        if self._key() is None:
+            raise ConflictError("this node is in no mesh")
+        if self._config.swarm_key is not None:
+            raise ConflictError("the configuration names a swarm_key", "empty it in config.yaml and restart the daemon")
+        self._files.forget_all()
+        self._leaving = True
+        self._again.set()
+        while self._peering is not None:  # noqa: ASYNC110 - see `_wait_begun`
+            await trio.sleep(0.02)
+        self._leaving = False
+        await self._index.save_setting(_ROSTER, b"\x90")
+
+    async def rotate(self, *, window_s: int) -> dict[str, Any]:
+        """Give every node that is not banned a new swarm key, taken together with the old one for a while."""
+        key = self._key()
+        if key is None or self._gossip is None:
+            raise ConflictError("this node is in no mesh")
+        if not 60 <= window_s <= WINDOW_S_MAX:
+            raise InvalidError(f"a window of {window_s} s is out of range", f"use 60 to {WINDOW_S_MAX}")
+        if self._config.swarm_key is not None and self._files.key() is None:
+            raise ConflictError("the configuration names a swarm_key", "move it out of config.yaml first")
+        fresh, until_ms = new_secret(), self._now_ms() + window_s * 1000
+        members = {entry.member.node for entry in self._gossip.membership.entries()} | {
+            facts.id for facts in self._nodes.all()
+        }
+        boxes = [[node, seal_to(node, fresh)] for node in sorted(members - self._banned())]
+        public = {"boxes": boxes, "until_ms": until_ms}
+        record = Record(
+            Kind.SWARM, _SWARM_RECORD, self._clock.tick(self._now_ms()), deleted=False, public=public, private=b""
+        )
+        await self._keeper.write(sign_by_node(record, self._identity))
+        await self._take_rotation()
+        return {"accepted_until_ms": until_ms}
+
+    async def _take_rotation(self) -> None:
+        """Use the key of the newest rotation, if this node was given it."""
+        record = self._keeper.registry.get(Kind.SWARM, _SWARM_RECORD)
+        key = self._key()
+        if record is None or key is None:
+            return
+        for node, box in record.public.get("boxes", []):
+            if node == self._identity.node_id:
+                fresh = self._identity.open_sealed(box)
+                if fresh != key and len(fresh) == 32:
+                    self._files.set_previous(key, int(record.public["until_ms"]))
+                    self._files.set_key(fresh)
+                    _LOG.info("the swarm key was rotated")
+                    if self._peering is not None:
+                        self._peering.set_swarm_keys(self._keys())
+
+    async def ban(self, ref: str, *, lift: bool) -> None:
+        """Refuse a node everywhere, or let it in again; see `admin.services.Mesh`."""
+        banned = [node for node in self._banned() if node.startswith(ref)] if lift and ref else []
+        await self._nodes.ban(banned[0] if len(banned) == 1 else self._nodes.find(ref).id, lift=lift)
+
+    # -- facts and views --------------------------------------------------------------------------------------------
+
+    def _first_facts(self) -> NodeFacts:
+        node = self._config.node
+        facts = NodeFacts(
+            self._identity.node_id, node.name, (), node.zone, node.capacity or 0, node.reliable, __version__
+        )
+        changed = msgpack.unpackb(self._index.setting(_FACTS) or b"\x80")
+        return replace(
+            facts, **{name: changed[name] for name in ("name", "zone", "capacity", "reliable") if name in changed}
+        )
+
+    async def set_facts(
+        self, *, name: str | None, zone: str | None, capacity: int | None, reliable: bool | None
+    ) -> NodeView:
+        """Change what this node says of itself, durably."""
+        given = {"name": name, "zone": zone, "capacity": capacity, "reliable": reliable}
+        changed = {field: value for field, value in given.items() if value is not None}
+        stored = msgpack.unpackb(self._index.setting(_FACTS) or b"\x80")
+        await self._index.save_setting(_FACTS, msgpack.packb({**stored, **changed}))
+        self._facts = self._first_facts()
+        if self._gossip is not None and self._peering is not None:
+            self._gossip.carry_out(self._gossip.membership.update(trio.current_time(), **changed))
+            await self._announce(self._addresses(self._peering))
+        return self.node(self._identity.node_id)
+
+    async def _announce(self, addresses: tuple[str, ...]) -> None:
+        await self._nodes.announce(replace(self._facts, addresses=addresses))
+
+    def _addresses(self, peering: Peering) -> tuple[str, ...]:
+        """Return where others can dial this node: as configured, else where it listens, wildcards made concrete."""
+        if self._config.node.advertise_addrs:
+            return self._config.node.advertise_addrs
+        found: list[str] = []
+        for address in peering.addresses:
+            host, port = address.rpartition(":")[0].strip("[]"), address.rpartition(":")[2]
+            hosts = [host]
+            if host in ("0.0.0.0", "::"):  # noqa: S104 - it is compared, not bound
+                hosts = [each for each in lan_hosts() if (":" in each) == (host == "::")]
+            found += [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
+        return tuple(dict.fromkeys(found))[:8]
+
+    def nodes(self) -> list[NodeView]:
+        """Return every node that is known, this one first, then by name."""
+        known = {facts.id: facts for facts in self._nodes.all()}
+        if self._gossip is not None:
+            for entry in self._gossip.membership.entries():
+                known[entry.member.node] = _facts_of(entry.member)
+        known.setdefault(self._identity.node_id, self._facts)
+        views = [self._view(facts) for facts in known.values()]
+        return sorted(views, key=lambda view: (not view.is_me, view.name, view.id))
+
+    def node(self, ref: str) -> NodeView:
+        """Return one node's view, by name or unique prefix of its id."""
+        views = self.nodes()
+        exact = [view for view in views if ref in (view.id, view.name)]
+        found = exact or [view for view in views if ref and view.id.startswith(ref)]
+        if len(found) == 1:
+            return found[0]
+        return self._view(self._nodes.find(ref))
+
+    def _view(self, facts: NodeFacts) -> NodeView:
+        is_me = facts.id == self._identity.node_id
+        entry = self._gossip.membership.entry(facts.id) if self._gossip is not None else None
+        rtt_s = self._peering.rtt_s(facts.id) if self._peering is not None else None
+        state = "alive" if is_me else str(entry.state) if entry is not None else "dead"
+        since_s = None if entry is None or is_me else max(0.0, trio.current_time() - entry.since_s)
+        accusers = self._gossip.membership.accusers(facts.id) if self._gossip is not None else ()
+        return NodeView(
+            id=facts.id,
+            name=facts.name,
+            state=state,
+            is_me=is_me,
+            route=self._route(facts.id, is_me=is_me),
+            rtt_ms=None if rtt_s is None else round(rtt_s * 1000, 2),
+            zone=facts.zone,
+            capacity=facts.capacity,
+            reliable=facts.reliable,
+            version=facts.version,
+            addresses=facts.addresses,
+            last_seen_s=0.0 if state == "alive" and not is_me else since_s,
+            suspected_by=tuple(short_id(each) for each in accusers),
+        )
+
+    def _route(self, node: NodeId, *, is_me: bool) -> str:
+        if self._peering is None:
+            return "none"
+        if is_me:
+            return "listening" if self._peering.addresses else "none"
+        links = [link for link in self._peering.links() if link.peer == node]
+        if any(link.via is None for link in links):
+            return "direct"
+        for link in links:
+            if link.via is not None:
+                facts = self._nodes.facts(link.via)
+                return f"relayed via {facts.name if facts else short_id(link.via)}"
+        return "none"
+
+    def summary(self) -> str:
+        """Return one sentence for `meshhold status`."""
+        if self._key() is None:
+            return "off (no swarm key)"
+        states = [view.state for view in self.nodes()]
+        return f"{states.count('alive')} of {len(states)} nodes alive, {len(self.linked())} linked"
+
+
+def _facts_of(member: Member) -> NodeFacts:
+    return NodeFacts(
+        id=member.node,
+        name=member.name,
+        addresses=member.addresses,
+        zone=member.zone,
+        capacity=member.capacity,
+        reliable=member.reliable,
+        version=member.version,
+    )
+
+
+def _pass_name(invitation: bytes) -> bytes:
+    return hash_bytes(b"meshhold pass" + invitation)[:16]
+
+
+def _listen_address(address: str) -> str:
+    """Return the address for the transport: `[::]` means every address of the machine, IPv4 too."""
+    return address.removeprefix("[::]") if address.startswith("[::]:") else address
