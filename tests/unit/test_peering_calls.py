@@ -158,9 +158,11 @@ class TestCalls:
         with pytest.raises(PeerUnreachableError, match="no link to itself"):
             await a.echo(a)
 
-    async def test_a_fatal_error_of_a_handler_goes_through(self, network: MemoryNetwork) -> None:
+    @pytest.mark.parametrize("is_grouped", [False, True])
+    async def test_a_fatal_error_of_a_handler_goes_through(self, network: MemoryNetwork, is_grouped: bool) -> None:
         async def fail(_peer: NodeId, _body: Any) -> Any:
-            raise SyncFailedError("fsync failed")
+            error = SyncFailedError("fsync failed")
+            raise ExceptionGroup("of a nursery", [error]) if is_grouped else error
 
         async def ask(a: Node, b: Node) -> None:
             with pytest.raises(PeerUnreachableError):

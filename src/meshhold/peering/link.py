@@ -19,28 +19,24 @@ from meshhold.errors import (
     CallTimeoutError,
     FatalError,
     HandshakeRefusedError,
-    MeshHoldError,
     PeerError,
     PeerUnreachableError,
 )
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.deadlines import Deadlines
-from meshhold.peering.dispatch import TOO_LATE, Dispatch, failure_of, refusal_of, unknown_name
+from meshhold.peering.dispatch import Dispatch, refusal_of
+from meshhold.peering.serving import Serving
 from meshhold.peering.streams import PeerStream
 from meshhold.transport.contract import ByteStream
-from meshhold.wire import codec, events
-from meshhold.wire.calls import CANCELLED
-from meshhold.wire.events import Failure
+from meshhold.wire import events
 from meshhold.wire.framing import FrameReader
 from meshhold.wire.session import Session
 
 BATCH_SIZE: Final = 128 * 1024
 """Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
 
-IDLE_MAX: Final = 8  # tasks kept for later calls: the usual burst of one peer
 STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
 LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
-_DONE: Final = Failure("ClosedError", "the handler has returned")
 _Begun = TypeVar("_Begun")
 _log = logging.getLogger(__name__)
 
@@ -94,16 +90,13 @@ class Link:
         self.error: Exception | None = None
         self._stream = stream
         self._reader = reader
-        self._dispatch = dispatch
         self._on_ready = on_ready
-        self._body_limits = codec.Limits(size_max=session.limits.message_size)
         self._bytes_in = 0
         self._bytes_out = 0
         self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
-        self._idle: list[trio.lowlevel.Task] = []  # wait for a call to serve
-        self._serving: dict[int, trio.CancelScope] = {}
+        self._serving = Serving(peer, session, dispatch, self._flush_or_join)
         self._streams: dict[int, PeerStream] = {}
         self._deadlines = Deadlines(self._answers)
         self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it
@@ -115,9 +108,9 @@ class Link:
         self._writer: trio.lowlevel.Task | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
             events.Ready: self._take_ready,
-            events.NoteReceived: self._take_note,
+            events.NoteReceived: self._serving.take_note,
             events.CallReceived: self._take_call,
-            events.CallCancelled: self._take_cancel,
+            events.CallCancelled: self._serving.take_cancel,
             events.ReplyReceived: self._take_reply,
             events.FailureReceived: self._take_failure,
             events.StreamOpened: self._take_stream,
@@ -418,74 +411,8 @@ class Link:
         self._on_ready(self)
         self.started.set()
 
-    def _take_note(self, event: events.NoteReceived) -> None:
-        handler = self._dispatch.notes.get(event.name)
-        if handler is None:
-            _log.debug("node %s sent a note %r, which this node does not know", short_id(self.peer), event.name)
-            return
-        body = codec.decode(event.body)
-        try:
-            handler(self.peer, body)
-        except FatalError:
-            raise
-        except MeshHoldError as error:
-            _log.debug("a note %s of node %s was refused: %s", event.name, short_id(self.peer), error)
-        except Exception:  # noqa: BLE001 - a defect of one handler ends no link
-            _log.exception("a note %s of node %s failed", event.name, short_id(self.peer))
-
     def _take_call(self, event: events.CallReceived) -> None:
-        scope = self._serving[event.call] = trio.CancelScope(deadline=self._now_s + event.timeout_s)
-        if self._idle:
-            trio.lowlevel.reschedule(self._idle.pop(), outcome.Value((event, scope)))
-        else:
-            self._nursery_of_run().start_soon(self._serve_calls, event, scope)
-
-    async def _serve_calls(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
-        """Serve a call, then wait for another: cheaper than a new task for each."""
-        while True:
-            await self._serve_call(event, scope)
-            if len(self._idle) >= IDLE_MAX:
-                return
-            self._idle.append(task := trio.lowlevel.current_task())
-
-            def abort(_raise_cancel: Callable[[], object], task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
-                self._idle.remove(task)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            event, scope = await trio.lowlevel.wait_task_rescheduled(abort)
-
-    async def _serve_call(self, event: events.CallReceived, scope: trio.CancelScope) -> None:
-        answer: bytes | Failure = CANCELLED
-        with scope:
-            answer = await self._answer(event)
-        del self._serving[event.call]
-        if scope.cancelled_caught and trio.current_time() >= scope.deadline:
-            answer = TOO_LATE
-        if isinstance(answer, Failure):
-            self.session.send_failure(event.call, answer)
-        else:
-            try:
-                self.session.send_reply(event.call, answer)
-            except MeshHoldError as error:
-                self.session.send_failure(event.call, failure_of(error, self.peer, event.name))
-        self._flush_or_join(len(self._serving) + 1)
-
-    async def _answer(self, event: events.CallReceived) -> bytes | Failure:
-        handler = self._dispatch.calls.get(event.name)
-        if handler is None:
-            return unknown_name("call", event.name)
-        try:
-            body = codec.decode(event.body, self._body_limits)
-            return codec.encode(await handler(self.peer, body), self._body_limits)
-        except FatalError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the caller is told; what is not foreseen is logged
-            return failure_of(error, self.peer, event.name)
-
-    def _take_cancel(self, event: events.CallCancelled) -> None:
-        scope = self._serving.get(event.call)
-        if scope is not None:
-            scope.cancel()
+        self._serving.take_call(event, self._now_s, self._nursery_of_run())
 
     def _take_reply(self, event: events.ReplyReceived) -> None:
         waiting = self._answers.pop(event.call, None)
@@ -500,22 +427,7 @@ class Link:
 
     def _take_stream(self, event: events.StreamOpened) -> None:
         stream = self._streams[event.stream] = PeerStream(self, event.stream)
-        self._nursery_of_run().start_soon(self._serve_stream, event, stream)
-
-    async def _serve_stream(self, event: events.StreamOpened, stream: PeerStream) -> None:
-        handler = self._dispatch.streams.get(event.name)
-        failure = _DONE if handler else unknown_name("stream", event.name)
-        try:
-            if handler is not None:
-                await handler(self.peer, codec.decode(event.body), stream)
-        except FatalError:
-            raise
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            _log.debug("stream %s of node %s was left", event.name, short_id(self.peer))
-        except Exception as error:  # noqa: BLE001 - the peer is told; what is not foreseen is logged
-            failure = failure_of(error, self.peer, event.name)
-        finally:
-            stream.close_now(failure)
+        self._nursery_of_run().start_soon(self._serving.serve_stream, event, stream)
 
     def _take_data(self, event: events.DataReceived) -> None:
         stream = self._streams.get(event.stream)
