@@ -21,8 +21,9 @@ from meshhold.model.token import SIZE_MAX
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
 EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation for longer is one that does not expire
-WINDOW_S_MAX: Final = 365 * 86_400  # a key that was rotated because it leaked must not be taken for years
+WINDOW_S_MAX: Final = 30 * 86_400  # a key that was rotated because it leaked must not be taken for months
 CAPACITY_MAX: Final = 2**60  # as in the configuration
+LABEL_LENGTH_MAX: Final = 64  # same, for name and zone
 _REQUIRED: Final = object()
 _KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false"}
 
@@ -216,6 +217,9 @@ def _node_calls(mesh: Mesh) -> dict[str, _Call]:
         return mesh.node(args["node"])
 
     async def set_facts(args: dict[str, Any], _progress: Progress) -> Any:
+        for name in ("name", "zone"):
+            if args[name] is not None and not args[name].strip():
+                raise InvalidError(f"node.set: {name!r} is empty", f"use 1 to {LABEL_LENGTH_MAX} printable characters")
         return await mesh.set_facts(**args)
 
     async def ban(args: dict[str, Any], _progress: Progress) -> Any:
@@ -225,8 +229,8 @@ def _node_calls(mesh: Mesh) -> dict[str, _Call]:
         await mesh.leave()
 
     facts = {
-        "name": _OPTIONAL_TEXT,
-        "zone": _OPTIONAL_TEXT,
+        "name": _Argument(str, None, LABEL_LENGTH_MAX),
+        "zone": _Argument(str, None, LABEL_LENGTH_MAX),
         "capacity": _Argument(int, None, CAPACITY_MAX),
         "reliable": _Argument(bool, None),
     }

@@ -74,7 +74,8 @@ class NodeView:
     `state` is alive, suspect, dead or left; `route` is `direct`, `relayed via NAME`, `listening` (this node itself,
     when others can dial it) or `none`. `rtt_ms` is the round trip in milliseconds, None where it was not measured.
     `capacity` is in bytes, 0 for whatever the node's disk has. `last_seen_s` is how many seconds ago it was heard of,
-    None for never and for this node. `suspected_by` are the ids of the nodes that suspect it.
+    None for never and for this node. `suspected_by` are the short ids of the nodes that suspect
+    it.
     """
 
     id: str

@@ -8,13 +8,15 @@ from typing import Final
 
 import click
 
-from meshhold.cli.output import duration_text, time_text
+from meshhold.cli.output import time_text
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.values import duration_of
+from meshhold.model.token import decode_token
 
 _DAY_S: Final = 86_400
 EXPIRES_S_MAX: Final = 3650 * _DAY_S  # as the daemon takes it
-WINDOW_S_MAX: Final = 365 * _DAY_S  # same
+WINDOW_S_MIN: Final = 60  # same
+WINDOW_S_MAX: Final = 30 * _DAY_S  # same
 _QUIET_ZONE: Final = 4  # modules of light around the code, by its standard (ISO/IEC 18004)
 
 
@@ -34,10 +36,10 @@ def invite(session: Session, qr: bool, expires_s: int | None, single_use: bool) 
     if qr:
         _draw_qr(token)
     if not session.as_json:
-        limits = [f"for {duration_text(expires_s)}"] if expires_s else []
-        limits += ["for one node"] if single_use else []
-        good = f"It is good {' and '.join(limits)}. " if limits else ""
-        click.echo(f"On the other machine: meshhold join TOKEN. {good}Keep it as secret as a password.", err=True)
+        click.echo("On the other machine: meshhold join TOKEN. Keep it as secret as a password.", err=True)
+        if until_ms := decode_token(token).expires_ms:
+            ends = "It lets in one node, and ends" if single_use else "It ends"
+            click.echo(f"{ends} at {time_text(until_ms)}, or when this daemon stops.", err=True)
 
 
 def _draw_qr(token: str) -> None:
@@ -60,8 +62,8 @@ def swarm() -> None:
 
 @swarm.command()
 @click.option(
-    "--window", "window_s", callback=duration_of(0, WINDOW_S_MAX), default="24h", show_default=True, metavar="TIME",
-    help="How long the old key is taken too.",
+    "--window", "window_s", default="24h", show_default=True, metavar="TIME", help="How long the old key is taken too.",
+    callback=duration_of(WINDOW_S_MIN, WINDOW_S_MAX),
 )  # fmt: skip
 @client_options
 @click.pass_obj

@@ -69,9 +69,11 @@ def seen_text(node: NodeView) -> str:
     """Return how long ago a node was heard of."""
     if node["is_me"]:
         return "-"
-    return "never" if node["last_seen_s"] is None else f"{duration_text(node['last_seen_s'])} ago"
+    if node["last_seen_s"] is None:
+        return "never"
+    return f"{duration_text(node['last_seen_s'])} ago" if node["last_seen_s"] >= 1 else "now"
 
 
 def _suspecting(node: NodeView, nodes: Sequence[NodeView]) -> str:
-    names = {other["id"]: other["name"] for other in nodes}
-    return ", ".join(names.get(who) or who[:SHORT_LENGTH] for who in node["suspected_by"])
+    names = {other["id"][:SHORT_LENGTH]: other["name"] for other in nodes}
+    return ", ".join(names.get(who, who) for who in node["suspected_by"])

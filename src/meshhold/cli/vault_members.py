@@ -44,7 +44,8 @@ def add_member(session: Session, vault_ref: str, node_ref: str, untrusted: bool)
 
     def people() -> None:
         does = "serves its bucket and reads what is in it" if made["role"] == TRUSTED else "stores ciphertext only"
-        print(printable(f"{_named(made)} is a {made['role']} member of vault {vault_ref}: it {does}"))
+        role = "a trusted" if made["role"] == TRUSTED else "an untrusted"
+        print(printable(f"{_named(made)} is {role} member of vault {vault_ref}: it {does}"))
         if _keeps_index(made) and _index_keepers(session.call("vault.members", {"vault": vault_ref})) == 2:
             click.echo(_TWO_KEEP_THE_INDEX, err=True)
 

@@ -1,0 +1,154 @@
+"""A node in memory that is in a mesh: what `admin_fakes` has, and nodes, invitations and members besides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tests.unit.admin_fakes import FakeNode
+
+from meshhold.admin.calls import make_dispatch
+from meshhold.admin.server import Dispatch
+from meshhold.admin.services import NodeView
+from meshhold.errors import ConflictError, InvalidError, NotFoundError
+from meshhold.model.ids import NodeId, encode_id
+from meshhold.model.token import Token, decode_token, encode_token
+
+SWARM_KEY = b"k" * 32
+EXPIRES_MS = 4_000_000_000_000  # far in the future
+
+
+def node_id(letter: str) -> NodeId:
+    """Return the id of a node whose public key is one letter, repeated."""
+    return NodeId(encode_id(letter.encode() * 32))
+
+
+def node_view(letter: str, name: str, **changes: Any) -> NodeView:
+    """Return the view of a healthy peer."""
+    plain = NodeView(
+        id=node_id(letter), name=name, state="alive", is_me=False, route="direct", rtt_ms=0.42, zone="home", capacity=0,
+        reliable=True, version="0.1.0", addresses=("192.0.2.7:7777",), last_seen_s=0.3, suspected_by=(),
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+class FakeMesh:
+    """The mesh of three nodes: attic (this one), cellar, and a laptop that is suspected."""
+
+    def __init__(self) -> None:
+        me = node_view("a", "attic", is_me=True, route="listening", rtt_ms=None, last_seen_s=None)
+        laptop = node_view(
+            "c", "laptop", state="suspect", route="relayed via cellar", rtt_ms=31.7, capacity=2**39, reliable=False,
+            last_seen_s=95.0, suspected_by=(node_id("b")[:8], "zzzzzzzz"),
+        )  # fmt: skip
+        self.views = [me, node_view("b", "cellar"), laptop]
+        self.in_mesh = True
+        self.banned: set[str] = set()
+        self.windows: list[int] = []
+
+    async def invite(self, *, expires_s: int = 0, single_use: bool = False) -> str:
+        limited = bool(expires_s) or single_use
+        token = Token(
+            SWARM_KEY, node_id("a"), ("192.0.2.1:7777",), is_pass=limited, expires_ms=EXPIRES_MS if limited else 0
+        )
+        return encode_token(token)
+
+    async def join(self, token: str) -> dict[str, Any]:
+        if self.in_mesh:
+            raise ConflictError("this node is in a mesh already", "leave it first with `meshhold node leave`")
+        self.in_mesh = True
+        return {"node_id": decode_token(token).node, "name": "cellar"}
+
+    def nodes(self) -> list[NodeView]:
+        return self.views
+
+    def node(self, ref: str) -> NodeView:
+        found = [view for view in self.views if ref == view.name or view.id.startswith(ref)]
+        if not found:
+            raise NotFoundError(f"no node is called {ref!r}", "see `meshhold node list`")
+        if len(found) > 1:
+            raise InvalidError(f"{ref!r} names several nodes", "use a longer prefix of the id")
+        return found[0]
+
+    async def set_facts(
+        self, *, name: str | None, zone: str | None, capacity: int | None, reliable: bool | None
+    ) -> NodeView:
+        given: dict[str, Any] = {"name": name, "zone": zone, "capacity": capacity, "reliable": reliable}
+        self.views[0] = replace(self.views[0], **{key: value for key, value in given.items() if value is not None})
+        return self.views[0]
+
+    async def ban(self, ref: str, *, lift: bool) -> None:
+        found = self.node(ref)
+        if found.is_me:
+            raise ConflictError("a node cannot ban itself", "run this on another node")
+        if lift:
+            self.banned.discard(found.id)
+        else:
+            self.banned.add(found.id)
+
+    async def leave(self) -> None:
+        if not self.in_mesh:
+            raise ConflictError("this node is in no mesh")
+        self.in_mesh = False
+
+    async def rotate(self, *, window_s: int) -> dict[str, Any]:
+        self.windows.append(window_s)
+        return {"accepted_until_ms": EXPIRES_MS}
+
+
+@dataclass(frozen=True)
+class MemberView:
+    node_id: str
+    name: str
+    role: str
+    zone: str
+    reliable: bool
+
+
+class FakeMembers:
+    """The members of one vault, `photos`: at first this node alone."""
+
+    def __init__(self, mesh: FakeMesh) -> None:
+        self._mesh = mesh
+        self.found = [self._view("attic", "trusted")]
+        self.epoch = 1
+
+    def _view(self, ref: str, role: str) -> MemberView:
+        node = self._mesh.node(ref)
+        return MemberView(node.id, node.name, role, node.zone, node.reliable)
+
+    def views(self, vault: str) -> list[MemberView]:
+        if vault != "photos":
+            raise NotFoundError(f"no vault is called {vault!r}", "see `meshhold vault list`")
+        return self.found
+
+    async def add(self, vault: str, node: str, *, trusted: bool) -> MemberView:
+        made = self._view(node, "trusted" if trusted else "untrusted")
+        if made in self.views(vault):
+            raise ConflictError(f"{made.name} is a {made.role} member of vault {vault!r} already")
+        self.found = [*self.found, made]
+        return made
+
+    async def remove(self, vault: str, node: str) -> None:
+        gone = self._mesh.node(node).id
+        left = [member for member in self.views(vault) if member.node_id != gone]
+        if not any(member.role == "trusted" for member in left):
+            raise ConflictError(f"it is the last trusted member of vault {vault!r}", "add another one first")
+        self.found = left
+
+    async def rotate(self, vault: str) -> int:
+        self.views(vault)
+        self.epoch += 1
+        return self.epoch
+
+
+class FakeMeshNode(FakeNode):
+    """Every service of a node that is in a mesh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mesh = FakeMesh()
+        self.members = FakeMembers(self.mesh)
+
+    def dispatch(self) -> Dispatch:
+        return make_dispatch(self, self, self, self.status, self.mesh, self.members)
