@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from tests.unit.mesh_fakes import FakeMembers, FakeMesh
 
 from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
@@ -83,7 +84,7 @@ class CollectReport:
 
 
 class FakeNode:
-    """Vaults, Access, Care and Status of one node, in memory. `lost` and `rotten` are what checks will find."""
+    """Every service of one node, in memory. `lost` and `rotten` are what checks will find."""
 
     def __init__(self) -> None:
         self.vaults: dict[str, VaultView] = {}
@@ -92,6 +93,8 @@ class FakeNode:
         self.lost: list[str] = []
         self.rotten: list[str] = []
         self.s3_addr = "127.0.0.1:3900"
+        self.mesh = FakeMesh()
+        self.members = FakeMembers(self.mesh)
 
     # -- vaults
     async def create(self, name: str, *, replication_factor: int = 3) -> VaultView:
@@ -172,7 +175,7 @@ class FakeNode:
         }  # fmt: skip
 
     def dispatch(self) -> Dispatch:
-        return make_dispatch(self, self, self, self.status)
+        return make_dispatch(self, self, self, self.status, self.mesh, self.members)
 
 
 @contextmanager

@@ -1,14 +1,10 @@
-"""A node in memory that is in a mesh: what `admin_fakes` has, and nodes, invitations and members besides."""
+"""A mesh in memory for the control socket: nodes, invitations, and the members of a vault."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.unit.admin_fakes import FakeNode
-
-from meshhold.admin.calls import make_dispatch
-from meshhold.admin.server import Dispatch
 from meshhold.admin.services import NodeView
 from meshhold.errors import ConflictError, InvalidError, NotFoundError
 from meshhold.model.ids import NodeId, encode_id
@@ -140,15 +136,3 @@ class FakeMembers:
         self.views(vault)
         self.epoch += 1
         return self.epoch
-
-
-class FakeMeshNode(FakeNode):
-    """Every service of a node that is in a mesh."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mesh = FakeMesh()
-        self.members = FakeMembers(self.mesh)
-
-    def dispatch(self) -> Dispatch:
-        return make_dispatch(self, self, self, self.status, self.mesh, self.members)

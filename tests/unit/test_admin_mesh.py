@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 from tests.unit.admin_fakes import FakeNode
-from tests.unit.mesh_fakes import FakeMeshNode, node_id
+from tests.unit.mesh_fakes import node_id
 
 from meshhold.admin.lines import encode_line
 from meshhold.errors import ConflictError, InvalidError, NotFoundError
 from meshhold.model.token import SIZE_MAX, decode_token
-
-CALLS = [
-    "mesh.invite", "mesh.join", "swarm.rotate", "node.list", "node.show", "node.set", "node.ban", "node.leave",
-    "vault.members", "vault.member_add", "vault.member_remove", "vault.rotate_key",
-]  # fmt: skip
 
 
 async def quiet(_step: dict[str, Any]) -> None:
@@ -24,7 +19,7 @@ async def quiet(_step: dict[str, Any]) -> None:
 
 
 async def test_an_invitation_has_the_limits_that_were_asked_for() -> None:
-    call = FakeMeshNode().dispatch()
+    call = FakeNode().dispatch()
     token = decode_token((await call("mesh.invite", {}, quiet))["token"])
     assert (token.is_pass, token.expires_ms) == (False, 0)
     token = decode_token((await call("mesh.invite", {"single_use": True}, quiet))["token"])
@@ -32,7 +27,7 @@ async def test_an_invitation_has_the_limits_that_were_asked_for() -> None:
 
 
 async def test_join_takes_the_longest_token_there_is() -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     node.mesh.in_mesh = False
     token = (await node.dispatch()("mesh.invite", {}, quiet))["token"]
     met = await node.dispatch()("mesh.join", {"token": token}, quiet)
@@ -44,7 +39,7 @@ async def test_join_takes_the_longest_token_there_is() -> None:
 
 
 async def test_views_of_nodes_cross_the_socket_whole() -> None:
-    call = FakeMeshNode().dispatch()
+    call = FakeNode().dispatch()
     listed = json.loads(encode_line({"ok": True, "result": await call("node.list", {}, quiet)}))["result"]
     assert [node["name"] for node in listed] == ["attic", "cellar", "laptop"]
     assert listed[2] == {
@@ -57,7 +52,7 @@ async def test_views_of_nodes_cross_the_socket_whole() -> None:
 
 
 async def test_facts_that_are_not_named_stay() -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     await node.dispatch()("node.set", {"capacity": 2**40}, quiet)
     await node.dispatch()("node.set", {"zone": "garage", "reliable": False}, quiet)
     me = node.mesh.views[0]
@@ -67,7 +62,7 @@ async def test_facts_that_are_not_named_stay() -> None:
 
 
 async def test_ban_lift_and_leave() -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     call = node.dispatch()
     await call("node.ban", {"node": "laptop"}, quiet)
     assert node.mesh.banned == {node_id("c")}
@@ -79,7 +74,7 @@ async def test_ban_lift_and_leave() -> None:
 
 
 async def test_members_of_a_vault() -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     call = node.dispatch()
     made = await call("vault.member_add", {"vault": "photos", "node": "cellar"}, quiet)
     assert made.role == "trusted"
@@ -94,7 +89,7 @@ async def test_members_of_a_vault() -> None:
 
 
 async def test_rotation_takes_its_window() -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     assert "accepted_until_ms" in await node.dispatch()("swarm.rotate", {"window_s": 3600}, quiet)
     assert node.mesh.windows == [3600]
 
@@ -120,16 +115,9 @@ async def test_rotation_takes_its_window() -> None:
     ],
 )
 async def test_wrong_call_is_refused_by_name(call: str, args: dict[str, Any], message: str) -> None:
-    node = FakeMeshNode()
+    node = FakeNode()
     before = list(node.mesh.views)
     with pytest.raises((InvalidError, NotFoundError)) as caught:
         await node.dispatch()(call, args, quiet)
     assert message in str(caught.value)
     assert node.mesh.views == before
-
-
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_node_that_was_given_no_mesh_has_no_calls_for_it(call: str) -> None:
-    with pytest.raises(InvalidError, match=f"has no call '{call}'"):
-        await FakeNode().dispatch()(call, {}, quiet)
-    assert (await FakeNode().dispatch()("status", {}, quiet))["nodes"] == []

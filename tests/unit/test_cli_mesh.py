@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.admin_fakes import serving
-from tests.unit.mesh_fakes import SWARM_KEY, FakeMeshNode, node_id
+from tests.unit.admin_fakes import FakeNode, serving
+from tests.unit.mesh_fakes import SWARM_KEY, node_id
 
 from meshhold.cli.main import run
 from meshhold.cli.roster import rtt_text
@@ -36,11 +36,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def node(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeMeshNode]:
+def node(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeNode]:
     """Run a node of a mesh in the home."""
     assert run(["init"]) == 0
     capsys.readouterr()
-    fake = FakeMeshNode()
+    fake = FakeNode()
     with serving(home / "control.sock", fake.dispatch()):
         yield fake
 
@@ -116,7 +116,7 @@ def test_a_duration_that_is_none_is_wrong_usage(typed: Typed, text: str) -> None
 # -- join -----------------------------------------------------------------------------------------------------------
 
 
-def test_join_asks_the_daemon_that_runs(node: FakeMeshNode, typed: Typed, home: Path) -> None:
+def test_join_asks_the_daemon_that_runs(node: FakeNode, typed: Typed, home: Path) -> None:
     code, _, err = typed("join", TOKEN)
     assert code == 1
     assert err == "meshhold: this node is in a mesh already\n  → leave it first with `meshhold node leave`\n"
@@ -126,13 +126,13 @@ def test_join_asks_the_daemon_that_runs(node: FakeMeshNode, typed: Typed, home: 
     assert SwarmFiles(home).key() is None  # the daemon keeps its own files
 
 
-def test_join_json_says_whom_it_met(node: FakeMeshNode, asked: Callable[..., Any]) -> None:
+def test_join_json_says_whom_it_met(node: FakeNode, asked: Callable[..., Any]) -> None:
     node.mesh.in_mesh = False
     assert asked("join", TOKEN) == {"joined": True, "node_id": node_id("b"), "name": "cellar"}
 
 
 def test_join_reads_a_token_from_standard_input_and_mends_its_line_breaks(
-    node: FakeMeshNode, typed: Typed, monkeypatch: pytest.MonkeyPatch
+    node: FakeNode, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.mesh.in_mesh = False
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{TOKEN[:50]}\n  {TOKEN[50:]}\n"))
@@ -226,13 +226,13 @@ def test_node_list(typed: Typed, asked: Callable[..., Any]) -> None:
     ]
 
 
-def test_a_name_cannot_drive_the_terminal(node: FakeMeshNode, typed: Typed) -> None:
+def test_a_name_cannot_drive_the_terminal(node: FakeNode, typed: Typed) -> None:
     node.mesh.views[2].name = "evil\x1b[2J"
     for command in (("node", "list"), ("node", "show", node_id("c")), ("status",)):
         assert "\x1b" not in typed(*command)[1]
 
 
-def test_node_show_by_name_and_prefix(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -> None:
+def test_node_show_by_name_and_prefix(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     out = typed("node", "show", node_id("c")[:6])[1]
     assert re.search(r"^route +relayed via cellar$", out, re.MULTILINE)
     assert re.search(r"^addresses +192.0.2.7:7777$", out, re.MULTILINE)
@@ -243,7 +243,7 @@ def test_node_show_by_name_and_prefix(node: FakeMeshNode, typed: Typed, asked: C
     assert re.search(r"^last seen +never$", typed("node", "show", "cellar")[1], re.MULTILINE)
 
 
-def test_node_set(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -> None:
+def test_node_set(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     changed = asked("node", "set", "--name", "loft", "--zone", "roof", "--capacity", "500GiB", "--no-reliable")
     assert (changed["name"], changed["zone"], changed["capacity"]) == ("loft", "roof", 500 * 2**30)
     assert changed["reliable"] is False
@@ -262,7 +262,7 @@ def test_node_set(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -
         (("--capacity", "2048PiB"), "out of range"),
     ],
 )
-def test_node_set_wrong_usage(node: FakeMeshNode, typed: Typed, arguments: tuple[str, ...], message: str) -> None:
+def test_node_set_wrong_usage(node: FakeNode, typed: Typed, arguments: tuple[str, ...], message: str) -> None:
     before = list(node.mesh.views)
     code, _, err = typed("node", "set", *arguments)
     assert code == 2
@@ -270,7 +270,7 @@ def test_node_set_wrong_usage(node: FakeMeshNode, typed: Typed, arguments: tuple
     assert node.mesh.views == before
 
 
-def test_ban_and_lift(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -> None:
+def test_ban_and_lift(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     code, out, err = typed("node", "ban", "laptop")
     assert (code, out) == (0, "laptop is banned\n")
     assert "swarm rotate" in err
@@ -281,14 +281,14 @@ def test_ban_and_lift(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any
     assert typed("node", "ban", "attic")[0] == 1
 
 
-def test_leave(node: FakeMeshNode, typed: Typed) -> None:
+def test_leave(node: FakeNode, typed: Typed) -> None:
     code, out, _ = typed("node", "leave")
     assert (code, out) == (0, "this node has left its mesh; what it stores is still here\n")
     assert not node.mesh.in_mesh
     assert typed("node", "leave")[0] == 1
 
 
-def test_swarm_rotate(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -> None:
+def test_swarm_rotate(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     _, out, err = typed("swarm", "rotate")
     assert out.startswith("the mesh has a new key; the old one is taken until 2096-")
     assert "must be invited again" in err
@@ -303,7 +303,7 @@ def test_swarm_rotate(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any
 
 
 @pytest.mark.usefixtures("node")
-def test_a_vault_grows_to_three_and_says_what_two_mean(typed: Typed, node: FakeMeshNode) -> None:
+def test_a_vault_grows_to_three_and_says_what_two_mean(typed: Typed, node: FakeNode) -> None:
     header, row = typed("vault", "members", "photos")[1].splitlines()
     assert header.split() == ["ID", "NAME", "ROLE", "ZONE", "RELIABLE"]
     assert row.split() == [node_id("a")[:8], "attic", "trusted", "home", "yes"]
@@ -321,7 +321,7 @@ def test_a_vault_grows_to_three_and_says_what_two_mean(typed: Typed, node: FakeM
     assert "a write needs both of them" in err  # two are left
 
 
-def test_an_untrusted_member_stores_ciphertext(typed: Typed, asked: Callable[..., Any], node: FakeMeshNode) -> None:
+def test_an_untrusted_member_stores_ciphertext(typed: Typed, asked: Callable[..., Any], node: FakeNode) -> None:
     _, out, err = typed("vault", "add-member", "photos", "cellar", "--untrusted")
     assert out.endswith("is an untrusted member of vault photos: it stores ciphertext only\n")
     assert err == ""
@@ -344,7 +344,7 @@ def test_rotate_key(typed: Typed, asked: Callable[..., Any]) -> None:
 # -- status ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_shows_the_mesh(node: FakeMeshNode, typed: Typed, asked: Callable[..., Any]) -> None:
+def test_status_shows_the_mesh(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     out = typed("status")[1]
     assert "LAST SEEN" in out
     assert "is suspected by cellar" in out
@@ -368,7 +368,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], None]) -> list[f
 
 
 def test_watch_redraws_until_interrupted(
-    node: FakeMeshNode, typed: Typed, monkeypatch: pytest.MonkeyPatch, home: Path
+    node: FakeNode, typed: Typed, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     def leave_the_socket() -> None:
         (home / "control.sock").rename(home / "away")

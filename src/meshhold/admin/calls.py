@@ -49,21 +49,11 @@ _OPTIONAL_TEXT: Final = _Argument(str, None)
 _FLAG: Final = _Argument(bool, default=False)
 
 
-def make_dispatch(
-    vaults: Vaults,
-    access: Access,
-    care: Care,
-    status: Status,
-    mesh: Mesh | None = None,
-    members: Members | None = None,
-) -> Dispatch:
-    """Return what `run_admin` serves: every call of this node. Without `mesh` or `members` it has no calls for them."""
+def make_dispatch(vaults: Vaults, access: Access, care: Care, status: Status, mesh: Mesh, members: Members) -> Dispatch:
+    """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
+    calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members)
     calls["status"] = _Call(_status(status, mesh), {})
-    if mesh is not None:
-        calls |= _mesh_calls(mesh) | _node_calls(mesh)
-    if members is not None:
-        calls |= _member_calls(members)
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
         call = calls.get(name)
@@ -111,9 +101,9 @@ def _check_text(call: str, name: str, value: str, most: int) -> None:
         raise InvalidError(f"{call}: {name!r} has a control character", "use printable characters")
 
 
-def _status(status: Status, mesh: Mesh | None) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
+def _status(status: Status, mesh: Mesh) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
     async def show(_args: dict[str, Any], _progress: Progress) -> Any:
-        return status() | {"nodes": [] if mesh is None else mesh.nodes()}
+        return status() | {"nodes": mesh.nodes()}
 
     return show
 
