@@ -21,19 +21,21 @@ from meshhold.admin.services import NodeView
 from meshhold.config import Config, split_address
 from meshhold.config.joining import remember
 from meshhold.config.swarm_files import SwarmFiles
-from meshhold.crypto.hashing import hash_bytes
 from meshhold.crypto.identity import Identity, seal_to, verify
 from meshhold.crypto.random import new_secret
 from meshhold.discovery.mdns import lan_hosts, run_mdns
+from meshhold.discovery.upnp import run_upnp
 from meshhold.errors import ConflictError, InvalidError, MeshHoldError, UnavailableError
 from meshhold.index.contract import Index
 from meshhold.membership.machine import Membership
-from meshhold.membership.member import Member, State, decode_member, encode_member, first_incarnation
+from meshhold.membership.member import ADDRESSES_MAX, Member, State, decode_member, encode_member, first_incarnation
 from meshhold.membership.messages import Changed
 from meshhold.membership.settings import Settings as MembershipSettings
 from meshhold.model.ids import NodeId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.model.token import Token, decode_token, encode_token
+from meshhold.node.roster_view import RosterView
+from meshhold.node.swarm_keys import SwarmKeys, pass_name
 from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.gossip import Gossip
 from meshhold.peering.links import Peering, open_peering
@@ -51,7 +53,6 @@ ADMIT: Final = "mesh.admit/1"
 ADMIT_S: Final = 15.0
 START_S: Final = 10.0  # how long `invite` and `join` wait for the mesh to listen
 SAVE_EVERY_S: Final = 5.0  # the roster on disk is a hint where to call: a few seconds old is as good
-PASSES_MAX: Final = 2  # keys besides the mesh's own that a handshake tries; each costs a stranger's refusal 0.1 ms
 WINDOW_S_MAX: Final = 30 * 86_400
 _ROSTER: Final = "membership roster"
 _FACTS: Final = "node facts"
@@ -83,10 +84,10 @@ class Mesh:
         self._clock = clock
         self._now_ms = now_ms
         self._files = SwarmFiles(config.node.data_dir)
+        self._keys = SwarmKeys(self._files, config.swarm_key, now_ms)
         self._rng = random.Random(os.urandom(16))  # noqa: S311 - spreads retries and probes, guards nothing
         self._sync = RecordSync(keeper, chance=self._rng)
         self._facts = self._first_facts()
-        self._passes: dict[bytes, tuple[int, bool]] = {}  # pass → until when, and whether it serves once
         self._peering: Peering | None = None
         self._gossip: Gossip | None = None
         self._tasks: trio.Nursery | None = None
@@ -94,6 +95,7 @@ class Mesh:
         self._again = trio.Event()
         self._leaving = False
         self._dirty = False
+        self._mapped: str | None = None
         keeper.follow(self._on_records)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ class Mesh:
         """Take part whenever there is a key, until cancelled."""
         while True:
             self._again = trio.Event()
-            if self._key() is not None or self._files.pending() is not None:
+            if self._keys.current() is not None or self._files.pending() is not None:
                 await self._run_until_again()
             else:
                 await self._again.wait()
@@ -122,19 +124,6 @@ class Mesh:
             self._peering = self._gossip = self._tasks = None
             self._began = trio.Event()
 
-    def _key(self) -> bytes | None:
-        return self._files.key() or self._config.swarm_key
-
-    def _keys(self) -> list[bytes]:
-        """Return the key for new links, then those taken besides: that before a rotation, and open invitations."""
-        key = self._key()
-        keys = [] if key is None else [key]
-        previous = self._files.previous()
-        if previous is not None and previous[1] > self._now_ms():
-            keys.append(previous[0])
-        self._passes = {each: terms for each, terms in self._passes.items() if terms[0] > self._now_ms()}
-        return keys + list(self._passes)
-
     async def _take_part(self) -> None:
         dispatch = Dispatch()
         relay = Relay(dispatch)
@@ -152,7 +141,7 @@ class Mesh:
         async with (
             open_peering(
                 self._identity,
-                self._keys(),
+                self._keys.all(),
                 TcpTransport(),
                 dispatch=dispatch,
                 listen=[_listen_address(self._config.node.listen_addr)],
@@ -173,6 +162,8 @@ class Mesh:
             await self._announce(addresses)
             if self._config.node.mdns:
                 tasks.start_soon(self._run_mdns, peering)
+            if self._config.node.upnp and not self._config.node.advertise_addrs:
+                tasks.start_soon(self._run_upnp, peering)
             self._began.set()
             _LOG.info("mesh on %s", ", ".join(addresses) or "no address that others can dial")
             try:
@@ -258,10 +249,10 @@ class Mesh:
         while True:
             await trio.sleep(SAVE_EVERY_S)
             if self._peering is not None:
-                self._peering.set_swarm_keys(self._keys())
+                self._peering.set_swarm_keys(self._keys.all())
 
     async def _run_mdns(self, peering: Peering) -> None:
-        key = self._key()
+        key = self._keys.current()
         port = split_address(peering.addresses[0])[1] if peering.addresses else 0
         if key is None or not port:
             return
@@ -271,6 +262,26 @@ class Mesh:
                 self._tasks.start_soon(self._try_address, peering, address)
 
         await run_mdns(swarm_id(key), self._identity.node_id, port, found)
+
+    async def _run_upnp(self, peering: Peering) -> None:
+        """Ask the router for a port, where one listens at all; announce the address that comes of it."""
+        hosts = {split_address(address)[0] for address in peering.addresses}
+        if not hosts - {"127.0.0.1", "::1"}:
+            return
+
+        def mapped(address: str | None) -> None:
+            self._mapped = address
+            if self._tasks is not None:
+                self._tasks.start_soon(self._readdress, peering)
+
+        await run_upnp(split_address(peering.addresses[0])[1], mapped)
+
+    async def _readdress(self, peering: Peering) -> None:
+        """Tell the mesh where this node can be dialled now."""
+        addresses = self._addresses(peering)
+        if self._gossip is not None:
+            self._gossip.carry_out(self._gossip.membership.update(trio.current_time(), addresses=addresses))
+        await self._announce(addresses)
 
     async def _try_address(self, peering: Peering, address: str) -> None:
         linked = {link.address for link in peering.links()}
@@ -297,10 +308,10 @@ class Mesh:
 
     async def invite(self, *, expires_s: int = 0, single_use: bool = False) -> str:
         """Return a token; see `admin.services.Mesh`."""
-        if self._key() is None:
+        if self._keys.current() is None:
             self._files.set_key(new_secret())
         await self._wait_begun()
-        key = self._key()
+        key = self._keys.current()
         peering = self._peering
         if key is None or peering is None:
             raise UnavailableError("the mesh has not begun", "see the daemon's log")
@@ -310,26 +321,15 @@ class Mesh:
         node = self._identity.node_id
         if not expires_s and not single_use:
             return encode_token(Token(key, node, addresses))
-        if len(self._keys()) > PASSES_MAX + 1:
-            raise ConflictError(f"{PASSES_MAX} invitations are open", "wait until one is used or expires")
-        until_ms = self._now_ms() + (expires_s or 86_400) * 1000
-        invitation = new_secret()
-        self._passes[invitation] = (until_ms, single_use)
-        peering.set_swarm_keys(self._keys())
+        invitation, until_ms = self._keys.open_pass(expires_s, single_use=single_use)
+        peering.set_swarm_keys(self._keys.all())
         return encode_token(Token(invitation, node, addresses, is_pass=True, expires_ms=until_ms))
 
     async def _handle_admit(self, peer: NodeId, body: Any) -> Any:
         """Give the mesh's key to a node that holds a pass."""
-        name = body.get("pass") if isinstance(body, dict) else None
-        self._keys()  # drops what has expired
-        for invitation, (_, single_use) in list(self._passes.items()):
-            if name == _pass_name(invitation):
-                if single_use:
-                    del self._passes[invitation]
-                key = self._key()
-                _LOG.info("node %s was let in by an invitation", short_id(peer))
-                return {"key": key, "peers": list(self._peering.addresses if self._peering else ())}
-        raise ConflictError("the invitation was used, or its time is over", "ask for another one")
+        key = self._keys.redeem(body.get("pass") if isinstance(body, dict) else None)
+        _LOG.info("node %s was let in by an invitation", short_id(peer))
+        return {"key": key}
 
     async def _use_pass(self) -> None:
         """Get the mesh's key for the pass of an invitation, if there is one."""
@@ -339,7 +339,7 @@ class Mesh:
         async with open_peering(self._identity, [invitation], TcpTransport(), dispatch=Dispatch()) as peering:
             for address in self._files.peers():
                 peer = await peering.join(address)
-                answer = await peering.call(peer, ADMIT, {"pass": _pass_name(invitation)}, timeout_s=ADMIT_S)
+                answer = await peering.call(peer, ADMIT, {"pass": pass_name(invitation)}, timeout_s=ADMIT_S)
                 key = answer.get("key") if isinstance(answer, dict) else None
                 if not isinstance(key, bytes) or len(key) != 32:
                     raise InvalidError("the inviting node gave no key", "ask for another invitation")
@@ -382,7 +382,7 @@ class Mesh:
 
     async def leave(self) -> None:
         """Say farewell and forget the swarm key; see `admin.services.Mesh`."""
-        if self._key() is None:
+        if self._keys.current() is None:
             raise ConflictError("this node is in no mesh")
         if self._config.swarm_key is not None:
             raise ConflictError("the configuration names a swarm_key", "empty it in config.yaml and restart the daemon")
@@ -396,7 +396,7 @@ class Mesh:
 
     async def rotate(self, *, window_s: int) -> dict[str, Any]:
         """Give every node that is not banned a new swarm key, taken together with the old one for a while."""
-        key = self._key()
+        key = self._keys.current()
         if key is None or self._gossip is None:
             raise ConflictError("this node is in no mesh")
         if not 60 <= window_s <= WINDOW_S_MAX:
@@ -419,18 +419,10 @@ class Mesh:
     async def _take_rotation(self) -> None:
         """Use the key of the newest rotation, if this node was given it."""
         record = self._keeper.registry.get(Kind.SWARM, _SWARM_RECORD)
-        key = self._key()
-        if record is None or key is None:
-            return
-        for node, box in record.public.get("boxes", []):
-            if node == self._identity.node_id:
-                fresh = self._identity.open_sealed(box)
-                if fresh != key and len(fresh) == 32:
-                    self._files.set_previous(key, int(record.public["until_ms"]))
-                    self._files.set_key(fresh)
-                    _LOG.info("the swarm key was rotated")
-                    if self._peering is not None:
-                        self._peering.set_swarm_keys(self._keys())
+        if record is not None and self._keys.take_rotation(record, self._identity):
+            _LOG.info("the swarm key was rotated")
+            if self._peering is not None:
+                self._peering.set_swarm_keys(self._keys.all())
 
     async def ban(self, ref: str, *, lift: bool) -> None:
         """Refuse a node everywhere, or let it in again; see `admin.services.Mesh`."""
@@ -477,86 +469,26 @@ class Mesh:
             if host in ("0.0.0.0", "::"):  # noqa: S104 - it is compared, not bound
                 hosts = [each for each in lan_hosts() if (":" in each) == (host == "::")]
             found += [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
-        return tuple(dict.fromkeys(found))[:8]
+        return tuple(dict.fromkeys([*found, *([self._mapped] if self._mapped else [])]))[:ADDRESSES_MAX]
 
     def nodes(self) -> list[NodeView]:
         """Return every node that is known, this one first, then by name."""
-        known = {facts.id: facts for facts in self._nodes.all()}
-        if self._gossip is not None:
-            for entry in self._gossip.membership.entries():
-                known[entry.member.node] = _facts_of(entry.member)
-        known.setdefault(self._identity.node_id, self._facts)
-        views = [self._view(facts) for facts in known.values()]
-        return sorted(views, key=lambda view: (not view.is_me, view.name, view.id))
+        return self._roster_view().views()
 
     def node(self, ref: str) -> NodeView:
         """Return one node's view, by name or unique prefix of its id."""
-        views = self.nodes()
-        exact = [view for view in views if ref in (view.id, view.name)]
-        found = exact or [view for view in views if ref and view.id.startswith(ref)]
-        if len(found) == 1:
-            return found[0]
-        return self._view(self._nodes.find(ref))
+        return self._roster_view().view(ref)
 
-    def _view(self, facts: NodeFacts) -> NodeView:
-        is_me = facts.id == self._identity.node_id
-        entry = self._gossip.membership.entry(facts.id) if self._gossip is not None else None
-        rtt_s = self._peering.rtt_s(facts.id) if self._peering is not None else None
-        state = "alive" if is_me else str(entry.state) if entry is not None else "dead"
-        since_s = None if entry is None or is_me else max(0.0, trio.current_time() - entry.since_s)
-        accusers = self._gossip.membership.accusers(facts.id) if self._gossip is not None else ()
-        return NodeView(
-            id=facts.id,
-            name=facts.name,
-            state=state,
-            is_me=is_me,
-            route=self._route(facts.id, is_me=is_me),
-            rtt_ms=None if rtt_s is None else round(rtt_s * 1000, 2),
-            zone=facts.zone,
-            capacity=facts.capacity,
-            reliable=facts.reliable,
-            version=facts.version,
-            addresses=facts.addresses,
-            last_seen_s=0.0 if state == "alive" and not is_me else since_s,
-            suspected_by=tuple(short_id(each) for each in accusers),
-        )
-
-    def _route(self, node: NodeId, *, is_me: bool) -> str:
-        if self._peering is None:
-            return "none"
-        if is_me:
-            return "listening" if self._peering.addresses else "none"
-        links = [link for link in self._peering.links() if link.peer == node]
-        if any(link.via is None for link in links):
-            return "direct"
-        for link in links:
-            if link.via is not None:
-                facts = self._nodes.facts(link.via)
-                return f"relayed via {facts.name if facts else short_id(link.via)}"
-        return "none"
+    def _roster_view(self) -> RosterView:
+        membership = None if self._gossip is None else self._gossip.membership
+        return RosterView(self._facts, self._nodes, membership, self._peering)
 
     def summary(self) -> str:
         """Return one sentence for `meshhold status`."""
-        if self._key() is None:
+        if self._keys.current() is None:
             return "off (no swarm key)"
         states = [view.state for view in self.nodes()]
         return f"{states.count('alive')} of {len(states)} nodes alive, {len(self.linked())} linked"
-
-
-def _facts_of(member: Member) -> NodeFacts:
-    return NodeFacts(
-        id=member.node,
-        name=member.name,
-        addresses=member.addresses,
-        zone=member.zone,
-        capacity=member.capacity,
-        reliable=member.reliable,
-        version=member.version,
-    )
-
-
-def _pass_name(invitation: bytes) -> bytes:
-    return hash_bytes(b"meshhold pass" + invitation)[:16]
 
 
 def _listen_address(address: str) -> str:
