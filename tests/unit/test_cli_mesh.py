@@ -272,12 +272,14 @@ def test_node_set_wrong_usage(node: FakeNode, typed: Typed, arguments: tuple[str
 
 def test_ban_and_lift(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
     code, out, err = typed("node", "ban", "laptop")
-    assert (code, out) == (0, "laptop is banned\n")
+    short = node_id("c")[:8]
+    assert (code, out) == (0, f"laptop ({short}) is banned; undo with: meshhold node ban {short} --lift\n")
     assert "swarm rotate" in err
     assert "vault remove-member" in err
     assert node.mesh.banned == {node_id("c")}
-    assert typed("node", "ban", "laptop", "--lift")[1:] == ("laptop is no longer banned\n", "")
-    assert asked("node", "ban", "laptop") == {"node": "laptop", "banned": True}
+    assert typed("node", "ban", short, "--lift")[1:] == (f"{short} is no longer banned\n", "")
+    assert node.mesh.banned == set()
+    assert asked("node", "ban", "laptop") == {"node": node_id("c"), "banned": True}
     assert typed("node", "ban", "attic")[0] == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from meshhold.cli.output import print_fields, printable
+from meshhold.cli.output import SHORT_LENGTH, print_fields, printable
 from meshhold.cli.roster import node_fields, roster_lines
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.values import read_capacity
@@ -61,15 +61,21 @@ def set_facts(
 @click.pass_obj
 def ban(session: Session, node_ref: str, lift: bool) -> None:
     """Refuse a node everywhere in the mesh from now on."""
-    session.call("node.ban", {"node": node_ref, "lift": lift})
+    if lift:
+        session.call("node.ban", {"node": node_ref, "lift": True})
+        lifted = {"node": node_ref, "banned": False}
+        session.show(lifted, lambda: print(f"{printable(node_ref)} is no longer banned"))
+        return
+    found = session.call("node.show", {"node": node_ref})  # later it is listed no more: its id must be said now
+    session.call("node.ban", {"node": found["id"], "lift": False})
 
     def people() -> None:
-        print(f"{printable(node_ref)} is {'no longer banned' if lift else 'banned'}")
-        if not lift:
-            click.echo("It still knows the swarm key: change that with meshhold swarm rotate.", err=True)
-            click.echo("It keeps what it had of vaults: meshhold vault remove-member VAULT NODE", err=True)
+        short = found["id"][:SHORT_LENGTH]
+        print(f"{printable(found['name'])} ({short}) is banned; undo with: meshhold node ban {short} --lift")
+        click.echo("It still knows the swarm key: change that with meshhold swarm rotate.", err=True)
+        click.echo("It keeps what it had of vaults: meshhold vault remove-member VAULT NODE", err=True)
 
-    session.show({"node": node_ref, "banned": not lift}, people)
+    session.show({"node": found["id"], "banned": True}, people)
 
 
 @node.command()
