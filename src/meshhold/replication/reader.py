@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Final
 
 import trio
 
@@ -17,6 +18,8 @@ from meshhold.sealing.manifest import open_node, select
 from meshhold.sealing.sealer import open_chunk
 
 Sink = Callable[[bytes], Awaitable[None]]
+AHEAD: Final = 2
+"""Chunks read or being read while one is sent: a thread that is woken late leaves no gap on the wire."""
 
 
 class ChunkReader:
@@ -29,7 +32,7 @@ class ChunkReader:
     async def copy(self, keys: VaultKeys, content: Content, start: int, stop: int, sink: Sink) -> None:
         """Hand the plaintext bytes `start` to `stop` to the sink, in order, in pieces of at most one chunk.
 
-        Only the chunks that the range needs are read. At most two chunks are in memory: one being sent, one being read.
+        Only the chunks that the range needs are read. At most `AHEAD` + 1 chunks are in memory.
         Errors: `ChunkMissingError`, `ChunkCorruptError`, `SealBrokenError`, `StorageFailedError`; what the sink raises.
         """
         if content.inline is not None:
@@ -43,7 +46,7 @@ class ChunkReader:
         await self._copy_ahead(keys, content.refs, start, stop, sink)
 
     async def _copy_ahead(self, keys: VaultKeys, refs: tuple[Ref, ...], start: int, stop: int, sink: Sink) -> None:
-        send, receive = trio.open_memory_channel[bytes](0)
+        send, receive = trio.open_memory_channel[bytes](AHEAD - 1)
 
         async def fetch() -> None:
             async with send, aclosing(self.leaves(keys, refs, start, stop)) as leaves:
