@@ -123,7 +123,7 @@ BAD = [
     ("node: {swarm_key: x}\n", "node.swarm_key is not a known key", "without indentation"),
     ("node:\n  zone: a\n  zone: b\n", "line 3: node.zone is given twice (first on line 2)", "keep one"),
     ("- node\n", "line 1: the document is a list; allowed: a mapping with the keys", ""),
-    ("node: 5\n", "line 1: node is '5'; allowed: a mapping with the keys capacity", ""),
+    ("node: 5\n", "line 1: node is '5'; allowed: a mapping with the keys advertise_addrs", ""),
     ("node:\n  zone: no\n", "line 2: node.zone is 'no' (YAML reads bool)", 'write "no" in quotes'),
     ("node:\n  zone: 7\n", "line 2: node.zone is '7' (YAML reads int)", 'write "7" in quotes'),
     ("node: {zone: [a]}\n", "node.zone is a list", ""),
