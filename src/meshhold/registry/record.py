@@ -35,8 +35,8 @@ class Kind(StrEnum):
     GRANT = "grant"
     """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label"""
     KEY = "key"
-    """key = access key id; public: the nonce that makes it this node's; sealed to the node: secret, label, created_ms,
-    create_buckets"""
+    """key = access key id; public: the nonce that makes it this node's, and a commitment to the secret, so that others
+    know which grants carry the right one; sealed to the node: secret, label, created_ms, create_buckets"""
     NODE = "node"
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
     BAN = "ban"
@@ -101,6 +101,11 @@ def access_key_id(node: str, nonce: bytes) -> AccessKeyId:
     The id is a hash of both, so another node cannot make a record for it: 96 bits of second preimage.
     """
     return AccessKeyId("GK" + hash_bytes(b"meshhold access key" + node.encode() + nonce)[:12].hex())
+
+
+def secret_commitment(key: str, secret: str) -> bytes:
+    """Return 32 bytes that fix an access key's secret and do not help to find it: it has more than 200 random bits."""
+    return hash_bytes(b"meshhold access key secret" + key.encode() + secret.encode())
 
 
 def check_authority(record: Record) -> None:
@@ -174,7 +179,10 @@ def decode_record(raw: bytes) -> Record:
         record = Record(
             Kind(kind), key, unpack_stamp(stamp), deleted, dict(map(tuple, public)), private, signer, signature
         )
-        if not (isinstance(key, str) and isinstance(deleted, bool) and isinstance(private, bytes)):
+        texts, blobs = (key, *record.public), (private, signer, signature)
+        if not isinstance(deleted, bool) or not all(isinstance(each, str) for each in texts):
+            raise UnknownFormatError("a registry record has fields of the wrong type")
+        if not all(isinstance(each, bytes) for each in blobs):
             raise UnknownFormatError("a registry record has fields of the wrong type")
     except UnknownFormatError:
         raise

@@ -17,10 +17,12 @@ from meshhold.model.ids import NodeId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.registry.digest import Held, held
 from meshhold.registry.record import RECORD_SIZE_MAX, Kind, Record, check_authority, decode_record, encode_record
+from meshhold.registry.shape import check_shape
 from meshhold.registry.state import Registry
 
 WINDOW_MS: Final = 10 * 60 * 1000  # a stamp further ahead would make its record, and this clock, unbeatable for years
-RECORDS_MAX: Final = 100_000  # about 50 MiB: no home comes near, and a hostile member cannot fill the memory
+RECORDS_MAX: Final = 100_000  # about 50 MiB of usual records: no home comes near
+SIZE_MAX: Final = 64 * 1024 * 1024  # encoded: a hostile member's large records cannot fill the memory either
 _LOG: Final = logging.getLogger("meshhold.registry")
 
 Follower = Callable[[Sequence[Record], NodeId | None], None]
@@ -41,14 +43,17 @@ class RecordKeeper:
         self._merging = trio.Lock()
         self._followers: list[Follower] = []
         self._held: dict[tuple[Kind, str], Held] = {}
+        self._sizes: dict[tuple[Kind, str], int] = {}
+        self._size = 0
         self.registry = Registry()
         self.refused: dict[str, int] = {}
         self.left_out: list[str] = []
         for kind, key, raw in records.load_records():
             try:
                 record = decode_record(raw)
+                check_shape(record)
                 self.registry.merge(record)
-                self._held[record.kind, record.key] = held(record)
+                self._hold(record, len(raw))
                 clock.observe(record.stamp)
             except IntegrityError as error:
                 self.left_out.append(f"{kind} {key}: {error.message}")
@@ -82,10 +87,12 @@ class RecordKeeper:
     def _checked(self, raw: bytes, source: str) -> Record | None:
         try:
             record = decode_record(raw)
+            check_shape(record)
             if record.stamp.wall_ms > self._now_ms() + WINDOW_MS:
                 raise IntegrityError(f"record {record.kind} {record.key!r} is stamped more than ten minutes ahead")
-            if len(self._held) >= RECORDS_MAX and (record.kind, record.key) not in self._held:
-                raise IntegrityError(f"{RECORDS_MAX} records are known already")
+            before = self._sizes.get((record.kind, record.key))
+            if (len(self._held) >= RECORDS_MAX and before is None) or self._size + len(raw) - (before or 0) > SIZE_MAX:
+                raise IntegrityError(f"{RECORDS_MAX} records, or {SIZE_MAX} bytes of them, are known already")
             if not self.registry.would_take(record):
                 return None
             check_authority(record)
@@ -105,9 +112,15 @@ class RecordKeeper:
                 raise ConflictError(f"{record.kind} {record.key} does not fit a record", "use shorter names")
             rows.append((record.kind, record.key, raw))
         await self._records.save_records(rows)
-        for record in records:
+        for record, (_, _, raw) in zip(records, rows, strict=True):
             self.registry.merge(record)
-            self._held[record.kind, record.key] = held(record)
+            self._hold(record, len(raw))
             self._clock.observe(record.stamp)
         for follower in self._followers:
             follower(records, source)
+
+    def _hold(self, record: Record, size: int) -> None:
+        name = record.kind, record.key
+        self._held[name] = held(record)
+        self._size += size - self._sizes.get(name, 0)
+        self._sizes[name] = size

@@ -6,24 +6,30 @@ then visible.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgpack
 
 from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
+from meshhold.errors import IntegrityError
 from meshhold.model.grant import Permission
-from meshhold.model.ids import AccessKeyId, NodeId, VaultId
+from meshhold.model.ids import ANONYMOUS, AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
-from meshhold.registry.record import Kind, Record, access_key_id, sign_by_node, sign_by_vault
+from meshhold.registry.record import Kind, Record, access_key_id, secret_commitment, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
 from meshhold.replication.record_keeper import RecordKeeper
 
 TRUSTED: Final = "trusted"
 UNTRUSTED: Final = "untrusted"
+_NAMED_MAX: Final = 1_000  # records that could not be opened and were named in the log
+_LOG: Final = logging.getLogger("meshhold.registry")
+_Opened = TypeVar("_Opened")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class Directory:
         self.keys: dict[AccessKeyId, KeyFacts] = {}
         self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
         self.secrets: dict[AccessKeyId, str] = {}
+        self._unusable: set[bytes] = set()
         keeper.follow(self._open_all)
         self._open_all()
 
@@ -118,7 +125,10 @@ class Directory:
         """Return a new access key record of this node, or with None its deletion; the nonce makes the key's id."""
         node = self._identity.node_id
         sealed = b"" if private is None else seal_to(node, msgpack.packb(private))
-        key, public = access_key_id(node, nonce), {"nonce": nonce}
+        key = access_key_id(node, nonce)
+        public: dict[str, Any] = {"nonce": nonce}
+        if private is not None:
+            public["commitment"] = secret_commitment(key, private["secret"])
         record = Record(Kind.KEY, key, self.next_stamp(), deleted=private is None, public=public, private=sealed)
         return sign_by_node(record, self._identity)
 
@@ -134,33 +144,57 @@ class Directory:
         for record in self._registry.live(Kind.MEMBER):
             vault = VaultId(record.scope)
             if record.key == f"{vault}/{self._identity.node_id}" and record.public["role"] == TRUSTED:
-                secrets = {epoch: self._identity.open_sealed(box) for epoch, box in record.public["secrets"]}
-                bucket = self._open_vault(vault, VaultKeys(secrets.pop(1), secrets))
+                bucket = self._try(record, partial(self._open_vault, vault, record))
                 if bucket is not None:
                     vaults[vault] = bucket
         self.by_id = vaults
         self.by_alias = self._settle_aliases(vaults)
-        self.keys = {key.id: key for key in map(self._open_key, self._registry.live(Kind.KEY)) if key is not None}
+        keys = [self._try(record, partial(self._open_key, record)) for record in self._registry.live(Kind.KEY)]
+        self.keys = {key.id: key for key in keys if key is not None}
         self.grants = {}
         for record in self._registry.live(Kind.GRANT):
             opened = vaults.get(VaultId(record.scope))
-            if opened is not None:
-                grant = _open_grant(record, opened)
+            grant = None if opened is None else self._try(record, partial(_open_grant, record, opened))
+            if grant is not None and self._is_proven(grant):
                 self.grants[grant.key, grant.vault] = grant
         self.secrets = {grant.key: grant.secret for grant in self.grants.values() if grant.secret}
         self.secrets.update({key.id: key.secret for key in self.keys.values()})
 
-    def _open_vault(self, vault: VaultId, keys: VaultKeys) -> Bucket | None:
+    def _try(self, record: Record, open_record: Callable[[], _Opened]) -> _Opened | None:
+        """Open a record, or leave it out and say so once: whoever has a vault's key may seal any nonsense with it."""
+        try:
+            return open_record()
+        except Exception as error:  # noqa: BLE001 - whatever msgpack or unpacking says about hostile bytes
+            if record.signature not in self._unusable and len(self._unusable) < _NAMED_MAX:
+                self._unusable.add(record.signature)
+                _LOG.warning("%s record %s cannot be used: %s", record.kind, record.key, error or type(error).__name__)
+            return None
+
+    def _is_proven(self, grant: GrantFacts) -> bool:
+        """Tell whether the grant carries the secret that the key's minting node committed to.
+
+        Otherwise a vault that anybody made could let its maker sign as somebody else's key.
+        """
+        if grant.key == ANONYMOUS:
+            return True
+        minted = self._registry.get(Kind.KEY, grant.key)
+        return minted is not None and minted.public.get("commitment") == secret_commitment(grant.key, grant.secret)
+
+    def _open_vault(self, vault: VaultId, member: Record) -> Bucket | None:
         record = self._registry.get(Kind.VAULT, vault)
         if record is None:
             return None
-        facts = _open_private(record, keys)
+        secrets = {epoch: self._identity.open_sealed(box) for epoch, box in member.public["secrets"]}
+        keys = VaultKeys(secrets.pop(1), secrets)
+        if keys.vault_id != vault:
+            raise IntegrityError("the secret in it is another vault's")
+        facts = _open_private(record, keys, name=str, created_ms=int)
         alias = self._registry.get(Kind.ALIAS, vault)
         return Bucket(
             id=vault,
             keys=keys,
             name=facts["name"],
-            alias=_open_private(alias, keys)["alias"] if alias is not None else "",
+            alias=_open_private(alias, keys, alias=str)["alias"] if alias is not None else "",
             created_ms=facts["created_ms"],
             replication_factor=record.public["replication_factor"],
             index_replicas=tuple(record.public["index_replicas"]),
@@ -192,14 +226,18 @@ class Directory:
         )
 
 
-def _open_private(record: Record, keys: VaultKeys) -> dict[str, Any]:
-    opened: dict[str, Any] = msgpack.unpackb(
-        keys.open_small("registry", f"{record.kind}/{record.key}".encode(), record.private)
-    )
-    return opened
+def _open_private(record: Record, keys: VaultKeys, **fields: type) -> dict[str, Any]:
+    """Return what a record seals. Errors: `IntegrityError` names a field that is not of its type."""
+    opened = msgpack.unpackb(keys.open_small("registry", f"{record.kind}/{record.key}".encode(), record.private))
+    for name, kind in fields.items():
+        if not isinstance(opened, dict) or type(opened.get(name)) is not kind:
+            raise IntegrityError(f"the sealed field {name!r} is not a {kind.__name__}")
+        if kind is str and not opened[name].isprintable():
+            raise IntegrityError(f"the sealed field {name!r} is not printable")
+    return dict(opened)
 
 
 def _open_grant(record: Record, bucket: Bucket) -> GrantFacts:
-    facts = _open_private(record, bucket.keys)
+    facts = _open_private(record, bucket.keys, permissions=int, secret=str, label=str)
     key = AccessKeyId(record.key.split("/", 1)[0])
     return GrantFacts(key, bucket.id, Permission(facts["permissions"]), facts["secret"], facts["label"])

@@ -23,13 +23,13 @@ from meshhold.errors import (
 from meshhold.model.entry import Space
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind, Record
+from meshhold.registry.shape import FACTOR_MAX
 from meshhold.replication.registers import Registers
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
 
 NAME_LENGTH_MAX = 128
 _PAGE = 500
-FACTOR_MAX = 16  # more copies than any mesh this is made for has reliable machines
 
 
 @dataclass(frozen=True, slots=True)
