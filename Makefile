@@ -30,6 +30,7 @@ run: $(VENV)/.installed ## Start a node with a bucket and a key, ready for S3
 	@exec $(BIN)/meshhold quickstart --home "$(HOME_DIR)"
 
 test: $(VENV)/.dev ## Run the tests
+	@.ci/need strace:strace ip:iproute2 nft:nftables
 	@$(BIN)/python -m pytest -m "not clients and not slow"
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)

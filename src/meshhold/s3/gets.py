@@ -39,13 +39,9 @@ async def get_object(door: Door, request: Request) -> Response:
 
 async def head_object(door: Door, request: Request) -> Response:
     """Answer HEAD of an object as GET would, without the bytes."""
-    bucket = door.bucket(request, Permission.READ)
-    version = await _find(door, request, bucket)
-    unchanged = _check_conditions(request, version)
-    if unchanged is not None:
-        return unchanged
-    status, headers, start, stop = _select(request, version)
-    return Response(status, headers, length=stop - start)
+    response = await get_object(door, request)
+    response.stream = None
+    return response
 
 
 async def _find(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
