@@ -20,7 +20,7 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import NodeId
 from meshhold.peering.handshakes import Gate, shake_hands
-from meshhold.peering.refusals import REMEMBERED_MAX, Refusals
+from meshhold.peering.refusals import LINES_MAX, LINES_PER_PEER_MAX, REMEMBERED_MAX, Refusals
 from meshhold.peering.settings import LinkClosed, LinkOpened, Settings, backoff_s
 from meshhold.peering.table import LINKS_PER_PEER_MAX, LinkTable
 from meshhold.transport.contract import ByteStream
@@ -457,10 +457,37 @@ class TestRefusals:
         assert refusals.total == 12
 
     def test_its_memory_is_bounded(self) -> None:
-        refusals = Refusals(lambda: 0.0)
+        now_s = 0.0
+        refusals = Refusals(lambda: now_s)
         for number in range(REMEMBERED_MAX + 10):
+            now_s += 10.0  # 30 lines in a window
             refusals.note(str(number), "x")
         assert len(refusals._said) == REMEMBERED_MAX
+
+    def test_reasons_with_other_numbers_are_the_same_reason(self, caplog: pytest.LogCaptureFixture) -> None:
+        refusals = Refusals(lambda: 0.0)
+        for number in range(50):
+            refusals.note("a", f"a frame announces {number} bytes")
+        assert [record.getMessage() for record in caplog.records] == ["a: a frame announces 0 bytes"]
+
+    def test_one_peer_fills_no_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        now_s = 0.0
+        refusals = Refusals(lambda: now_s)
+        for number in range(1_000):
+            refusals.note("a", "x" * number)
+        assert len(caplog.records) == LINES_PER_PEER_MAX + 1
+        assert "only counted" in caplog.messages[-1]
+        refusals.note("b", "x")
+        assert caplog.messages[-1] == "b: x"
+        now_s = 301.0
+        refusals.note("a", "new")
+        assert caplog.messages[-1] == "a: new"
+
+    def test_a_thousand_hosts_fill_no_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        refusals = Refusals(lambda: 0.0)
+        for number in range(1_000):
+            refusals.note(f"host {number}", "x")
+        assert len(caplog.records) == LINES_MAX + 1
 
 
 class TestTable:

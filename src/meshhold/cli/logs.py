@@ -20,6 +20,11 @@ class _ConsoleFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class names it
+        """Return the line; what would end it or move a terminal's cursor is shown: some words are other people's."""
+        line = super().formatMessage(record)
+        return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
 
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and error where there is one."""

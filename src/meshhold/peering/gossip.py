@@ -20,6 +20,7 @@ from meshhold.peering.links import Peering
 from meshhold.peering.settings import LinkEvent, LinkOpened
 
 NOTE: Final = "membership/1"
+MEET_EVERY_S: Final = 1.5  # a node answers another one's exchange once a second
 FAREWELL_S: Final = 2.0  # a farewell needs log2 n rounds of a fifth of a second each
 _LOG: Final = logging.getLogger("meshhold.mesh")
 
@@ -61,6 +62,22 @@ class Gossip:
 
     async def run(self) -> None:
         """Tick whenever it is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._meet_linked)
+            await self._tick()
+
+    async def _meet_linked(self) -> None:
+        """Exchange rosters again with linked nodes that are not known to live.
+
+        The exchange that an opening link begins may be refused, as by a node that had one a moment ago, or be lost; and
+        a node that is held to have left is not probed by anybody.
+        """
+        while True:
+            await trio.sleep(MEET_EVERY_S)
+            for link in self._peering.links() if self._peering is not None else ():
+                self.carry_out(self.membership.contact(link.peer, trio.current_time()))
+
+    async def _tick(self) -> None:
         while True:
             self._sooner = trio.Event()
             with trio.move_on_at(self.membership.next_tick_s()):
@@ -81,7 +98,7 @@ class Gossip:
         try:
             message = decode(body)
         except ProtocolError as error:
-            self._peering.refusals.note(peer, str(error))
+            self._peering.refusals.note(short_id(peer), str(error))
             return
         self.carry_out(self.membership.handle(message, peer, trio.current_time()))
 
@@ -115,6 +132,6 @@ class Gossip:
                     ", ".join(theirs.addresses) or "no address",
                 )
             case Refused(sender, reason):
-                peering.refusals.note(sender, reason)
+                peering.refusals.note(short_id(sender), reason)
             case Deliver():
                 pass  # the registry spreads its news itself

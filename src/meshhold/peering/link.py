@@ -61,7 +61,10 @@ class UnservedError(PeerUnreachableError):
 
 
 class Link:
-    """One connection. `dial` is the dialling side's number of it; `on_ready` is called once the peer has greeted."""
+    """One connection. `dial` is the dialling side's number of it; `on_ready` is called once the peer has greeted.
+
+    `refuse` is told of what the peer should not have sent, where that does not end the link.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Link:
         dial: int,
         dispatch: Dispatch,
         on_ready: Callable[[Link], None],
+        refuse: Callable[[str], None],
     ) -> None:
         self.session = session
         self.peer = peer
@@ -96,7 +100,7 @@ class Link:
         self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
-        self._serving = Serving(peer, session, dispatch, self._flush_or_join)
+        self._serving = Serving(peer, session, dispatch, self._flush_or_join, refuse)
         self._streams: dict[int, PeerStream] = {}
         self._deadlines = Deadlines(self._answers)
         self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it

@@ -400,6 +400,7 @@ class Peering:
             dial=dial,
             dispatch=self._dispatch,
             on_ready=self._admit,
+            refuse=partial(self.refusals.note, short_id(peer)),
         )
         return link, early
 

@@ -12,7 +12,7 @@ from typing import Final
 import outcome
 import trio
 
-from meshhold.errors import FatalError, MeshHoldError
+from meshhold.errors import FatalError, MeshHoldError, ProtocolError
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.dispatch import TOO_LATE, Dispatch, failure_of, unknown_name
 from meshhold.peering.streams import PeerStream
@@ -27,13 +27,24 @@ _log = logging.getLogger(__name__)
 
 
 class Serving:
-    """What one peer has asked for. `flush` sends what was answered; it is told how many calls are in progress."""
+    """What one peer has asked for. `flush` sends what was answered; it is told how many calls are in progress.
 
-    def __init__(self, peer: NodeId, session: Session, dispatch: Dispatch, flush: Callable[[int], None]) -> None:
+    `refuse` is told of what the peer should not have sent.
+    """
+
+    def __init__(
+        self,
+        peer: NodeId,
+        session: Session,
+        dispatch: Dispatch,
+        flush: Callable[[int], None],
+        refuse: Callable[[str], None],
+    ) -> None:
         self._peer = peer
         self._session = session
         self._dispatch = dispatch
         self._flush = flush
+        self._refuse = refuse
         self._limits = codec.Limits(size_max=session.limits.message_size)
         self._idle: list[trio.lowlevel.Task] = []  # wait for a call to serve
         self._scopes: dict[int, trio.CancelScope] = {}
@@ -42,7 +53,7 @@ class Serving:
         """Hand a note to its handler. Errors: `ProtocolError` for a body that is none; `FatalError`."""
         handler = self._dispatch.notes.get(event.name)
         if handler is None:
-            _log.debug("node %s sent a note %r, which this node does not know", short_id(self._peer), event.name)
+            self._refuse(f"a note {event.name!r}, which this node does not know")
             return
         body = codec.decode(event.body)
         try:
@@ -101,6 +112,7 @@ class Serving:
     async def _answer(self, event: events.CallReceived) -> bytes | Failure:
         handler = self._dispatch.calls.get(event.name)
         if handler is None:
+            self._refuse(f"a call {event.name!r}, which this node does not know")
             return unknown_name("call", event.name)
         try:
             body = codec.decode(event.body, self._limits)
@@ -108,12 +120,19 @@ class Serving:
         except Exception as error:
             if _is_fatal(error):
                 raise
+            self._note_breach(error)
             return failure_of(error, self._peer, event.name)
+
+    def _note_breach(self, error: Exception) -> None:
+        if isinstance(error, ProtocolError) and error.culprit == "remote":
+            self._refuse(str(error))
 
     async def serve_stream(self, event: events.StreamOpened, stream: PeerStream) -> None:
         """Run a stream's handler; what it leaves open is broken off. Errors: `FatalError`, alone or in a group."""
         handler = self._dispatch.streams.get(event.name)
         failure = _DONE if handler else unknown_name("stream", event.name)
+        if handler is None:
+            self._refuse(f"a stream {event.name!r}, which this node does not know")
         try:
             if handler is not None:
                 await handler(self._peer, codec.decode(event.body), stream)
@@ -122,6 +141,7 @@ class Serving:
         except Exception as error:
             if _is_fatal(error):
                 raise
+            self._note_breach(error)
             failure = failure_of(error, self._peer, event.name)
         finally:
             stream.close_now(failure)

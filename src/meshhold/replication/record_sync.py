@@ -26,7 +26,9 @@ FETCH: Final = "registry.fetch/1"
 GIVE: Final = "registry.give/1"
 COMPARE_EVERY_S: Final = 30.0  # as often as membership exchanges its whole state
 CALL_S: Final = 20.0
-BATCH_SIZE_MAX: Final = 256 * 1024  # bytes of records in one message; a record has 64 KiB at most
+BATCH_SIZE_MAX: Final = (
+    176 * 1024
+)  # bytes of records in one message of 256 KiB, less one record of 64 KiB that goes over
 NAMES_MAX: Final = 2_000  # names in one message: about 200 bytes each
 _QUEUED_MAX: Final = 1_000  # batches of news that wait for a slow peer; beyond, comparing will find them
 _LOG: Final = logging.getLogger("meshhold.registry")
@@ -73,9 +75,11 @@ class RecordSync:
         size = 0
         for kind, key in _names(body)[:NAMES_MAX]:
             record = self._keeper.registry.known(kind, key)
-            if record is not None and size < BATCH_SIZE_MAX:
+            if record is not None:
                 raws.append(encode_record(record))
                 size += len(raws[-1])
+            if size > BATCH_SIZE_MAX:  # the rest is asked for again
+                break
         return {"records": raws}
 
     async def _handle_give(self, peer: NodeId, body: Any) -> Any:
