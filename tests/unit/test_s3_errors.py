@@ -17,6 +17,8 @@ def made(kind: type[errors.MeshHoldError]) -> errors.MeshHoldError:
         return kind("the cause", "If-Match")
     if issubclass(kind, errors.DigestMismatchError):
         return kind("the cause", "content-md5")
+    if issubclass(kind, errors.HandshakeRefusedError):
+        return kind("remote", "the cause")
     return kind("the cause", "the fix")
 
 
