@@ -227,6 +227,14 @@ def test_news_are_delivered_once_and_repeated() -> None:
     assert any(news in told_to([action], 2) for action in lab.wait(1))
 
 
+def test_news_reach_suspects_too() -> None:
+    lab = Lab([1, 2])
+    lab.hear(suspect(1))
+    lab.it.spread(news := News("registry", bytes(16), b"a record"), lab.now_s)
+    gossip = [message for to, message in sent(lab.it.tick(lab.now_s), Gossip) if to == node_id(1)]
+    assert [news in message.rumors for message in gossip if isinstance(message, Gossip)] == [True]
+
+
 def test_news_of_ones_own_are_not_delivered_here() -> None:
     lab = Lab([1])
     news = News("registry", bytes(16), b"a record")

@@ -330,7 +330,8 @@ class Membership:
 
     def _gossip(self, now_s: float) -> None:
         self._gossip_s = now_s + self._settings.gossip_interval_s
-        for node in self._roster.sample(self._settings.gossip_fanout, self._rng):
+        live = self._roster.live  # suspects too: most of them are falsely accused, and none else tells them
+        for node in self._rng.sample(live, min(len(live), self._settings.gossip_fanout)):
             if rumors := self._picked(self._settings.gossip_size_bytes_max):
                 self._send(node, Gossip(rumors))
 
