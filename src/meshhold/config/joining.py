@@ -19,13 +19,19 @@ def prepare_join(data_dir: Path, token: str) -> None:
 
 def remember(files: SwarmFiles, token: Token) -> None:
     """Keep what the token says, durably. Errors: as `prepare_join`."""
-    known = files.key()
-    if known is not None and (token.is_pass or known != token.key):
-        raise ConflictError(
-            "this node is in a mesh already", "leave it first with `meshhold node leave`; the data stays"
-        )
+    check_free(files, token)
     files.set_peers(tuple(dict.fromkeys((*token.addresses, *files.peers()))))
     if token.is_pass:
         files.set_pending(token.key)
     else:
         files.set_key(token.key)
+        files.forget_pending()  # an earlier invitation that led nowhere
+
+
+def check_free(files: SwarmFiles, token: Token) -> None:
+    """Let a node join that is in no mesh, or in this very one. Errors: `ConflictError`."""
+    known = files.key()
+    if known is not None and (token.is_pass or known != token.key):
+        raise ConflictError(
+            "this node is in a mesh already", "leave it first with `meshhold node leave`; the data stays"
+        )

@@ -7,6 +7,7 @@ one inviting node takes until this node has the real one, `peers` where to call 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from meshhold.crypto.random import encode_swarm_key, parse_swarm_key
 from meshhold.errors import ConfigError, InvalidError
 
 PEERS_MAX: Final = 64
+_KEY_LINES: Final = 3
 
 
 class SwarmFiles:
@@ -30,19 +32,20 @@ class SwarmFiles:
         """Remember the key of the mesh."""
         self._write("swarm.key", encode_swarm_key(key))
 
-    def previous(self) -> tuple[bytes, int] | None:
-        """Return the key before this one and until when (milliseconds since 1970) it is taken."""
-        text = self._read("swarm.previous")
-        if text is None:
-            return None
-        until, _, key = text.partition("\n")
-        if not until.isdigit():
-            raise self._damaged("swarm.previous")
-        return self._decoded("swarm.previous", key), int(until)
+    def previous(self) -> list[tuple[bytes, int]]:
+        """Return the keys before this one, latest first, and until when (milliseconds since 1970) each is taken."""
+        lines = (self._read("swarm.previous") or "").splitlines()
+        found = []
+        for at in range(0, len(lines), _KEY_LINES + 1):
+            until, key = lines[at], "\n".join(lines[at + 1 : at + 1 + _KEY_LINES])
+            if not until.isdigit():
+                raise self._damaged("swarm.previous")
+            found.append((self._decoded("swarm.previous", key), int(until)))
+        return found
 
-    def set_previous(self, key: bytes, until_ms: int) -> None:
-        """Remember the key before this one."""
-        self._write("swarm.previous", f"{until_ms}\n{encode_swarm_key(key)}")
+    def set_previous(self, keys: Sequence[tuple[bytes, int]]) -> None:
+        """Remember the keys before this one."""
+        self._write("swarm.previous", "".join(f"{until_ms}\n{encode_swarm_key(key)}" for key, until_ms in keys))
 
     def pending(self) -> bytes | None:
         """Return the pass of an invitation that was not used yet."""

@@ -19,23 +19,23 @@ import trio
 from meshhold import __version__
 from meshhold.admin.services import NodeView
 from meshhold.config import Config, split_address
-from meshhold.config.joining import remember
+from meshhold.config.joining import check_free, remember
 from meshhold.config.swarm_files import SwarmFiles
-from meshhold.crypto.identity import Identity, seal_to, verify
+from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_secret
 from meshhold.discovery.mdns import lan_hosts, run_mdns
 from meshhold.discovery.upnp import run_upnp
 from meshhold.errors import ConflictError, InvalidError, MeshHoldError, UnavailableError
 from meshhold.index.contract import Index
-from meshhold.membership.machine import Membership
-from meshhold.membership.member import ADDRESSES_MAX, Member, State, decode_member, encode_member, first_incarnation
+from meshhold.membership.member import ADDRESSES_MAX, State
 from meshhold.membership.messages import Changed
-from meshhold.membership.settings import Settings as MembershipSettings
 from meshhold.model.ids import NodeId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.model.token import Token, decode_token, encode_token
+from meshhold.node.admission import ADMIT, redeem_pass
+from meshhold.node.roster_memory import RosterMemory
 from meshhold.node.roster_view import RosterView
-from meshhold.node.swarm_keys import SwarmKeys, pass_name
+from meshhold.node.swarm_keys import WINDOW_S_MAX, SwarmKeys
 from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.gossip import Gossip
 from meshhold.peering.links import Peering, open_peering
@@ -49,14 +49,10 @@ from meshhold.transport.tcp import TcpTransport
 from meshhold.wire.handshake import swarm_id
 
 _LOG: Final = logging.getLogger("meshhold.mesh")
-ADMIT: Final = "mesh.admit/1"
-ADMIT_S: Final = 15.0
 START_S: Final = 10.0  # how long `invite` and `join` wait for the mesh to listen
+AGAIN_S: Final = 15.0  # until the next try of a mesh that could not begin
 SAVE_EVERY_S: Final = 5.0  # the roster on disk is a hint where to call: a few seconds old is as good
-WINDOW_S_MAX: Final = 30 * 86_400
-_ROSTER: Final = "membership roster"
 _FACTS: Final = "node facts"
-_INCARNATION: Final = "membership incarnation"
 _SWARM_RECORD: Final = "key"
 
 
@@ -87,13 +83,13 @@ class Mesh:
         self._keys = SwarmKeys(self._files, config.swarm_key, now_ms)
         self._rng = random.Random(os.urandom(16))  # noqa: S311 - spreads retries and probes, guards nothing
         self._sync = RecordSync(keeper, chance=self._rng)
+        self._memory = RosterMemory(identity, index, now_ms)
         self._facts = self._first_facts()
         self._peering: Peering | None = None
         self._gossip: Gossip | None = None
         self._tasks: trio.Nursery | None = None
         self._began = trio.Event()
         self._again = trio.Event()
-        self._leaving = False
         self._dirty = False
         self._mapped: str | None = None
         keeper.follow(self._on_records)
@@ -110,6 +106,7 @@ class Mesh:
                 await self._again.wait()
 
     async def _run_until_again(self) -> None:
+        failed = False
         try:
             await self._use_pass()
             async with trio.open_nursery() as nursery:
@@ -117,23 +114,23 @@ class Mesh:
                 await self._again.wait()
                 nursery.cancel_scope.cancel()
         except* MeshHoldError as group:
+            failed = True
             for error in group.exceptions:
                 _LOG.error("the mesh stopped: %s", error)
-            await trio.sleep(ADMIT_S)
         finally:
             self._peering = self._gossip = self._tasks = None
             self._began = trio.Event()
+        with trio.move_on_after(AGAIN_S if failed else 0):
+            await self._again.wait()
 
     async def _take_part(self) -> None:
         dispatch = Dispatch()
         relay = Relay(dispatch)
         self._sync.register(dispatch)
         dispatch.on_call(ADMIT, self._handle_admit)
-        gossip = Gossip(self._membership(), dispatch, self._on_change, self._on_raised)
-        opened: list[LinkEvent] = []
+        gossip = Gossip(self._memory.membership(self._facts, self._rng), dispatch, self._on_change, self._on_raised)
 
         def watch(event: LinkEvent) -> None:
-            opened.append(event)
             gossip.watch(event)
             if isinstance(event, LinkOpened) and self._tasks is not None:
                 self._tasks.start_soon(self._greet, event.link.peer)
@@ -150,7 +147,9 @@ class Mesh:
             trio.open_nursery() as tasks,
         ):
             self._peering, self._gossip, self._tasks = peering, gossip, tasks
-            peering.ban(self._banned())
+            self._apply_bans(self._keeper.registry.live(Kind.BAN))
+            await self._take_rotation()  # it may have been recorded right before a stop
+            peering.set_swarm_keys(self._keys.all(), dialed=self._keys.dialed)
             addresses = self._addresses(peering)
             gossip.start(peering, addresses)
             await tasks.start(relay.run, peering)
@@ -169,31 +168,9 @@ class Mesh:
             try:
                 await trio.sleep_forever()
             finally:
+                self._tasks = None  # it takes no more tasks, and links that close now tell of it
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + START_S):
                     await self._save()
-                    if self._leaving:
-                        await gossip.leave()
-
-    def _membership(self) -> Membership:
-        stored = self._index.setting(_INCARNATION)
-        me = Member(
-            node=self._identity.node_id,
-            name=self._facts.name,
-            addresses=(),
-            incarnation=first_incarnation(int.from_bytes(stored or b"", "big"), self._now_ms()),
-            life=os.urandom(8),
-            zone=self._facts.zone,
-            capacity=self._facts.capacity,
-            reliable=self._facts.reliable,
-            version=__version__,
-        )
-        known = []
-        for raw in msgpack.unpackb(self._index.setting(_ROSTER) or b"\x90"):
-            try:
-                known.append(decode_member(raw))
-            except MeshHoldError as error:
-                _LOG.warning("a remembered node is left out: %s", error)
-        return Membership(me, MembershipSettings(), self._rng, self._identity.sign, verify, known)
 
     async def _greet(self, peer: NodeId) -> None:
         await self._sync.compare(self, peer)
@@ -211,7 +188,7 @@ class Mesh:
 
     def _on_raised(self, incarnation: int) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(self._index.save_setting, _INCARNATION, incarnation.to_bytes(8, "big"))
+            self._tasks.start_soon(self._memory.keep_incarnation, incarnation)
 
     def _on_records(self, records: Sequence[Record], _: NodeId | None) -> None:
         kinds = {record.kind for record in records}
@@ -224,13 +201,23 @@ class Mesh:
         return frozenset(NodeId(record.key) for record in self._keeper.registry.live(Kind.BAN))
 
     def _apply_bans(self, records: Sequence[Record]) -> None:
+        """Refuse whom these records ban; meet whom they let in again."""
         if self._peering is None or self._gossip is None:
             return
         self._peering.ban(self._banned())
         for record in records:
-            if record.kind is Kind.BAN:
-                change = self._gossip.membership.unban if record.deleted else self._gossip.membership.ban
-                self._gossip.carry_out(change(NodeId(record.key)))
+            node = NodeId(record.key)
+            if record.kind is not Kind.BAN:
+                continue
+            if node == self._identity.node_id:
+                _LOG.error("this node is banned from its mesh" if not record.deleted else "the ban was lifted")
+            elif not record.deleted:
+                self._gossip.carry_out(self._gossip.membership.ban(node))
+            else:
+                self._gossip.carry_out(self._gossip.membership.unban(node))
+                facts = self._nodes.facts(node)
+                self._peering.learn(node, facts.addresses if facts else ())
+                self._peering.keep(node)
 
     async def _save_now_and_then(self) -> None:
         while True:
@@ -241,15 +228,14 @@ class Mesh:
     async def _save(self) -> None:
         if self._gossip is not None:
             self._dirty = False
-            roster = [encode_member(member) for member in self._gossip.membership.snapshot()]
-            await self._index.save_setting(_ROSTER, msgpack.packb(roster))
+            await self._memory.keep(self._gossip.membership)
 
     async def _renew_keys(self) -> None:
         """Stop taking keys whose time is over."""
         while True:
             await trio.sleep(SAVE_EVERY_S)
             if self._peering is not None:
-                self._peering.set_swarm_keys(self._keys.all())
+                self._peering.set_swarm_keys(self._keys.all(), dialed=self._keys.dialed)
 
     async def _run_mdns(self, peering: Peering) -> None:
         key = self._keys.current()
@@ -322,7 +308,7 @@ class Mesh:
         if not expires_s and not single_use:
             return encode_token(Token(key, node, addresses))
         invitation, until_ms = self._keys.open_pass(expires_s, single_use=single_use)
-        peering.set_swarm_keys(self._keys.all())
+        peering.set_swarm_keys(self._keys.all(), dialed=self._keys.dialed)
         return encode_token(Token(invitation, node, addresses, is_pass=True, expires_ms=until_ms))
 
     async def _handle_admit(self, peer: NodeId, body: Any) -> Any:
@@ -332,30 +318,35 @@ class Mesh:
         return {"key": key}
 
     async def _use_pass(self) -> None:
-        """Get the mesh's key for the pass of an invitation, if there is one."""
+        """Get the mesh's key for a pass that was left while no daemon ran. One that is refused is forgotten."""
         invitation = self._files.pending()
         if invitation is None:
             return
-        async with open_peering(self._identity, [invitation], TcpTransport(), dispatch=Dispatch()) as peering:
-            for address in self._files.peers():
-                peer = await peering.join(address)
-                answer = await peering.call(peer, ADMIT, {"pass": pass_name(invitation)}, timeout_s=ADMIT_S)
-                key = answer.get("key") if isinstance(answer, dict) else None
-                if not isinstance(key, bytes) or len(key) != 32:
-                    raise InvalidError("the inviting node gave no key", "ask for another invitation")
-                self._files.set_key(key)
-                self._files.forget_pending()
-                return
+        try:
+            self._files.set_key(await redeem_pass(self._identity, invitation, self._files.peers()))
+        except UnavailableError:
+            raise  # it is tried again
+        except InvalidError as error:
+            _LOG.error("the mesh was not joined: %s", error)
+        self._files.forget_pending()
 
     async def join(self, token: str) -> dict[str, Any]:
         """Enter a mesh; see `admin.services.Mesh`."""
         invitation = decode_token(token)
         if invitation.expires_ms and invitation.expires_ms < self._now_ms():
             raise InvalidError("the invitation has expired", "ask for another one")
-        if self._config.swarm_key is not None and self._config.swarm_key != invitation.key:
+        if self._keys.configured not in (None, invitation.key):
             raise ConflictError("the configuration names another swarm_key", "empty it in config.yaml, then join")
+        if invitation.node == self._identity.node_id:
+            raise InvalidError("this node made the invitation itself", "use it on another machine")
+        check_free(self._files, invitation)
+        if invitation.is_pass:
+            key = await redeem_pass(self._identity, invitation.key, invitation.addresses)
+            invitation = replace(invitation, key=key, is_pass=False)
         remember(self._files, invitation)
-        self._again.set()
+        if self._peering is not None and self._tasks is not None:  # a mesh that has begun does not read them again
+            for address in invitation.addresses:
+                self._tasks.start_soon(self._try_address, self._peering, address)
         await self._wait_begun()
         with trio.move_on_after(START_S):
             while invitation.node not in self.linked():  # noqa: ASYNC110 - links come and go in another room
@@ -372,7 +363,7 @@ class Mesh:
     async def _wait_begun(self) -> None:
         if not self._began.is_set():
             self._again.set()
-        with trio.move_on_after(START_S + ADMIT_S):
+        with trio.move_on_after(START_S):
             while self._peering is None or not self._began.is_set():  # noqa: ASYNC110 - it may begin more than once
                 await trio.sleep(0.02)
             return
@@ -386,13 +377,14 @@ class Mesh:
             raise ConflictError("this node is in no mesh")
         if self._config.swarm_key is not None:
             raise ConflictError("the configuration names a swarm_key", "empty it in config.yaml and restart the daemon")
+        if self._gossip is not None:
+            await self._nodes.withdraw()
+            await self._gossip.leave()
         self._files.forget_all()
-        self._leaving = True
         self._again.set()
         while self._peering is not None:  # noqa: ASYNC110 - see `_wait_begun`
             await trio.sleep(0.02)
-        self._leaving = False
-        await self._index.save_setting(_ROSTER, b"\x90")
+        await self._memory.forget()
 
     async def rotate(self, *, window_s: int) -> dict[str, Any]:
         """Give every node that is not banned a new swarm key, taken together with the old one for a while."""
@@ -404,11 +396,11 @@ class Mesh:
         if self._config.swarm_key is not None and self._files.key() is None:
             raise ConflictError("the configuration names a swarm_key", "move it out of config.yaml first")
         fresh, until_ms = new_secret(), self._now_ms() + window_s * 1000
-        members = {entry.member.node for entry in self._gossip.membership.entries()} | {
-            facts.id for facts in self._nodes.all()
-        }
+        entries = self._gossip.membership.entries()
+        members = {entry.member.node for entry in entries if entry.state is not State.LEFT}
+        members |= {facts.id for facts in self._nodes.all()}
         boxes = [[node, seal_to(node, fresh)] for node in sorted(members - self._banned())]
-        public = {"boxes": boxes, "until_ms": until_ms}
+        public = {"boxes": boxes, "until_ms": until_ms, "after": self._keys.names()}
         record = Record(
             Kind.SWARM, _SWARM_RECORD, self._clock.tick(self._now_ms()), deleted=False, public=public, private=b""
         )
@@ -422,12 +414,11 @@ class Mesh:
         if record is not None and self._keys.take_rotation(record, self._identity):
             _LOG.info("the swarm key was rotated")
             if self._peering is not None:
-                self._peering.set_swarm_keys(self._keys.all())
+                self._peering.set_swarm_keys(self._keys.all(), dialed=self._keys.dialed)
 
     async def ban(self, ref: str, *, lift: bool) -> None:
         """Refuse a node everywhere, or let it in again; see `admin.services.Mesh`."""
-        banned = [node for node in self._banned() if node.startswith(ref)] if lift and ref else []
-        await self._nodes.ban(banned[0] if len(banned) == 1 else self._nodes.find(ref).id, lift=lift)
+        await self._nodes.ban(self._nodes.find(ref, banned=lift).id, lift=lift)
 
     # -- facts and views --------------------------------------------------------------------------------------------
 

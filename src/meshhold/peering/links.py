@@ -33,7 +33,7 @@ from meshhold.peering.handshakes import Gate, host_of, shake_hands
 from meshhold.peering.link import Link, LinkState, UnservedError
 from meshhold.peering.refusals import Refusals
 from meshhold.peering.routes import Attempt, Route, Ways, approach
-from meshhold.peering.settings import Detour, LinkClosed, LinkEvent, LinkOpened, Settings, Watch, backoff_s
+from meshhold.peering.settings import Detour, LinkClosed, LinkOpened, Settings, Watch, backoff_s
 from meshhold.peering.streams import PeerStream
 from meshhold.peering.table import LINKS_PER_PEER_MAX, LinkTable
 from meshhold.transport.contract import ByteStream, Transport
@@ -44,8 +44,7 @@ from meshhold.wire.session import Session
 
 _log = logging.getLogger(__name__)
 INSTANCE_SIZE: Final = 8
-ATTEMPTS_MAX: Final = 3
-"""Links that one call is begun on, when each ends before the peer has begun it."""
+ATTEMPTS_MAX: Final = 3  # links that one call is begun on, when each ends before the peer has begun it
 
 
 class Peering:
@@ -190,9 +189,10 @@ class Peering:
             if link.peer in peers:
                 link.break_off(PeerUnreachableError(f"node {short_id(link.peer)} is banned"))
 
-    def set_swarm_keys(self, swarm_keys: Sequence[bytes]) -> None:
-        """Use the first key for new links; take links with any of them."""
+    def set_swarm_keys(self, swarm_keys: Sequence[bytes], *, dialed: int = 1) -> None:
+        """Take links with any of these keys; dial with the first `dialed` in turn: two nodes may share an older one."""
         self._swarm_keys = tuple(swarm_keys)
+        self._dialed_keys = self._swarm_keys[: max(1, dialed)]
 
     async def join(self, address: str) -> NodeId:
         """Dial an address once, whoever is there; return who it is, linked.
@@ -241,7 +241,8 @@ class Peering:
         Resources: closes `stream` when the link ends, or now on errors. Errors: `HandshakeRefusedError`,
         `PeerUnreachableError`.
         """
-        return (await self._open_link(stream, is_dialed=is_dialed, expected=expected, via=via)).peer
+        key = self._swarm_keys[0]
+        return (await self._open_link(stream, key, is_dialed=is_dialed, expected=expected, via=via)).peer
 
     def links(self) -> list[LinkState]:
         """Return the links that are open."""
@@ -326,8 +327,14 @@ class Peering:
             await link.closed.wait()
 
     async def _dial(self, address: str, expected: NodeId | None) -> Link:
+        for key in self._dialed_keys[:-1]:
+            with suppress(HandshakeRefusedError):
+                return await self._dial_with(key, address, expected)
+        return await self._dial_with(self._dialed_keys[-1], address, expected)
+
+    async def _dial_with(self, key: bytes, address: str, expected: NodeId | None) -> Link:
         stream = await self._transport.dial(address, timeout_s=self._settings.dial_s)
-        return await self._open_link(stream, is_dialed=True, expected=expected)
+        return await self._open_link(stream, key, is_dialed=True, expected=expected)
 
     # -- links ------------------------------------------------------------------------------------------------------
 
@@ -336,17 +343,17 @@ class Peering:
         host = host_of(stream.peer_address)
         try:
             with self._gate.admit(host):
-                await self._open_link(stream, is_dialed=False, expected=None)
+                await self._open_link(stream, self._swarm_keys[0], is_dialed=False, expected=None)
         except (PeerError, OverloadedError) as error:
             self.refusals.note(host, str(error))
             await stream.aclose()
 
     async def _open_link(
-        self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None = None
+        self, stream: ByteStream, key: bytes, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None = None
     ) -> Link:
         """Shake hands and start the link; return once the peer has greeted."""
         try:
-            link, early = await self._shake(stream, is_dialed=is_dialed, expected=expected, via=via)
+            link, early = await self._shake(stream, key, is_dialed=is_dialed, expected=expected, via=via)
         except BaseException:
             with trio.CancelScope(shield=True):  # closing takes no time
                 await stream.aclose()
@@ -359,12 +366,12 @@ class Peering:
         return link
 
     async def _shake(
-        self, stream: ByteStream, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None
+        self, stream: ByteStream, key: bytes, *, is_dialed: bool, expected: NodeId | None, via: NodeId | None
     ) -> tuple[Link, list[bytes]]:
         settings = self._settings
         handshake = Handshake(
             initiator=is_dialed,
-            swarm_key=self._swarm_keys[0],
+            swarm_key=key,
             identity=self._identity,
             static_secret=self._static,
             ephemeral_secret=self._new_secret(),
@@ -381,6 +388,8 @@ class Peering:
             raise HandshakeRefusedError("local", "this node is leaving")
         if len(self._table.of(peer)) >= LINKS_PER_PEER_MAX:
             raise HandshakeRefusedError("remote", f"{LINKS_PER_PEER_MAX} links with it are open already")
+        if len(list(self._table)) >= settings.links_max:
+            raise HandshakeRefusedError("local", f"{settings.links_max} links are open already")
         dial = next(self._dials) if is_dialed else 0
         session = Session(
             channel,
@@ -455,10 +464,6 @@ class Peering:
                 await link.closed.wait()
 
 
-def _ignore(_event: LinkEvent) -> None:
-    """Watch nothing."""
-
-
 @asynccontextmanager
 async def open_peering(
     identity: Identity,
@@ -470,7 +475,7 @@ async def open_peering(
     listen: Sequence[str] = (),
     new_secret: Callable[[], bytes] = new_secret,
     rng: random.Random | None = None,
-    watch: Watch = _ignore,
+    watch: Watch = lambda _event: None,
 ) -> AsyncIterator[Peering]:
     """Listen at the addresses and give the links; at the end let what is in progress finish and close them.
 

@@ -41,20 +41,23 @@ class Nodes:
         record = self._keeper.registry.get(Kind.NODE, node)
         return None if record is None else _read(record)
 
-    def all(self) -> list[NodeFacts]:
-        """Return every node that is not banned, by name."""
+    def all(self, *, banned: bool = False) -> list[NodeFacts]:
+        """Return every node that is not banned, or with `banned` those that are, by name."""
         found = [_read(record) for record in self._keeper.registry.live(Kind.NODE)]
-        return sorted((node for node in found if not self.is_banned(node.id)), key=lambda node: (node.name, node.id))
+        wanted = (node for node in found if self.is_banned(node.id) is banned)
+        return sorted(wanted, key=lambda node: (node.name, node.id))
 
-    def find(self, reference: str) -> NodeFacts:
-        """Return the one node that a name or a unique prefix of an id names.
+    def find(self, reference: str, *, banned: bool = False) -> NodeFacts:
+        """Return the one node that a name or a unique prefix of an id names, among those banned or not.
 
         Errors: `NotFoundError`; `InvalidError` when several match.
         """
-        exact = [node for node in self.all() if reference in (node.id, node.name)] if reference else []
-        found = exact or [node for node in self.all() if reference and node.id.startswith(reference)]
+        known = self.all(banned=banned)
+        exact = [node for node in known if reference in (node.id, node.name)] if reference else []
+        found = exact or [node for node in known if reference and node.id.startswith(reference)]
         if not found:
-            raise NotFoundError(f"no node is called {reference!r}", "see `meshhold node list`")
+            which = "banned node" if banned else "node"
+            raise NotFoundError(f"no {which} is called {reference!r}", "see `meshhold node list`")
         if len(found) > 1:
             names = ", ".join(f"{node.name} ({short_id(node.id)})" for node in found)
             raise InvalidError(f"{reference!r} names several nodes: {names}", "use a longer prefix of the id")
@@ -75,6 +78,10 @@ class Nodes:
         }
         await self._write(Kind.NODE, facts.id, public, deleted=False)
         return True
+
+    async def withdraw(self) -> None:
+        """Take this node's facts back: it leaves, and nobody shall list it."""
+        await self._write(Kind.NODE, self._identity.node_id, {}, deleted=True)
 
     def is_banned(self, node: NodeId) -> bool:
         """Tell whether the mesh refuses this node."""
