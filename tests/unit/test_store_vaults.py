@@ -240,3 +240,18 @@ async def test_bodies_are_not_mixed_up_between_vaults(kit: StoreKit) -> None:
     assert {s.chunk for s in kit.chunks.scan(one.id)}.isdisjoint({s.chunk for s in kit.chunks.scan(two.id)})
     await kit.vaults.delete("one", force=True)
     assert await kit.get(two, b"k") == same
+
+
+async def test_of_two_claims_to_an_alias_the_older_one_wins_and_the_other_is_shown(kit: StoreKit) -> None:
+    first = await kit.vaults.create("first", alias="photos")
+    second = await kit.vaults.create("second")
+    keys = kit.vaults.find(second.id).keys
+    claim = kit.directory.vault_record(keys, Kind.ALIAS, second.id, public={}, private={"alias": "photos"})
+    await kit.directory.write(claim)  # as it comes from a node that did not know of the first claim
+    for each in (kit, restarted(kit)):
+        assert each.vaults.bucket("photos").id == first.id
+        views = {view.name: view for view in each.vaults.views()}
+        assert (views["first"].alias_conflict, views["second"].alias_conflict) == ("", "first")
+    await kit.vaults.set_alias(first.id, "")
+    assert kit.vaults.bucket("photos").id == second.id
+    assert kit.vaults.view(second.id).alias_conflict == ""

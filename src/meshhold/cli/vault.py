@@ -56,7 +56,7 @@ def list_vaults(session: Session) -> None:
         (
             v["id"][:SHORT_LENGTH],
             v["name"],
-            v["alias"] or "-",
+            shown_alias(v),
             v["objects"],
             size_text(v["bytes"]),
             v["replication_factor"],
@@ -83,7 +83,7 @@ def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("id", found["id"]),
         ("name", found["name"]),
-        ("bucket", found["alias"] or "-"),
+        ("bucket", shown_alias(found)),
         ("created", time_text(found["created_ms"])),
         ("copies", found["replication_factor"]),
         ("objects", found["objects"]),
@@ -115,6 +115,13 @@ def _confirmed(found: dict[str, Any]) -> bool:
     except click.Abort:  # nobody is there to answer
         print(file=sys.stderr)
         return False
+
+
+def shown_alias(view: dict[str, Any]) -> str:
+    """Return a vault's bucket name, with the vault that S3 shows under it where that is another one."""
+    if view.get("alias_conflict"):
+        return f"{view['alias']} (conflict: {view['alias_conflict']} claimed it first)"
+    return view["alias"] or "-"
 
 
 @vault.command("s3-alias")

@@ -79,6 +79,7 @@ class Directory:
         self._now_ms = now_ms
         self.by_id: dict[VaultId, Bucket] = {}
         self.by_alias: dict[str, Bucket] = {}
+        self.conflicts: dict[VaultId, str] = {}  # a vault whose alias another one claimed earlier → that one's name
         self.keys: dict[AccessKeyId, KeyFacts] = {}
         self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
         self.secrets: dict[AccessKeyId, str] = {}
@@ -208,8 +209,11 @@ class Directory:
             if record is not None and bucket.alias:
                 claims.append((record.stamp, bucket))
         owners: dict[str, Bucket] = {}
+        self.conflicts = {}
         for _, bucket in sorted(claims, key=lambda claim: claim[0]):
-            owners.setdefault(bucket.alias, bucket)
+            owner = owners.setdefault(bucket.alias, bucket)
+            if owner is not bucket:
+                self.conflicts[bucket.id] = owner.name
         return owners
 
     def _open_key(self, record: Record) -> KeyFacts | None:

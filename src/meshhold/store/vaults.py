@@ -34,7 +34,10 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class VaultView:
-    """What people see of a vault; `bytes` are plaintext bytes of live objects."""
+    """What people see of a vault; `bytes` are plaintext bytes of live objects.
+
+    `alias_conflict` names the vault that claimed the same alias earlier, so that S3 shows that one; else it is `""`.
+    """
 
     id: str
     name: str
@@ -44,6 +47,7 @@ class VaultView:
     objects: int
     bytes: int
     index_replicas: tuple[str, ...]
+    alias_conflict: str = ""
 
 
 class Vaults:
@@ -230,6 +234,7 @@ class Vaults:
             objects=counts.objects,
             bytes=counts.bytes,
             index_replicas=tuple(short_id(node) for node in bucket.index_replicas),
+            alias_conflict=self._directory.conflicts.get(bucket.id, ""),
         )
 
 
