@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -11,9 +10,9 @@ from meshhold.cli.output import SHORT_LENGTH, print_table, printable
 from meshhold.cli.session import Session, client_options
 
 TRUSTED: Final = "trusted"
-_TWO_KEEP_THE_INDEX: Final = """\
-Two reliable nodes are trusted with this vault now, and both keep its index: a write needs both of them. While one is
-away, nothing can be stored, changed or deleted in it. Add a third trusted, reliable node: then any one may be away."""
+_NOT_COPIED: Final = """\
+Objects are not copied to other nodes in this version: they stay where the vault's index is (see `meshhold vault show`),
+and only that node serves them. Keep a backup."""
 
 
 @click.command("members")
@@ -43,11 +42,10 @@ def add_member(session: Session, vault_ref: str, node_ref: str, untrusted: bool)
     made = session.call("vault.member_add", {"vault": vault_ref, "node": node_ref, "trusted": not untrusted})
 
     def people() -> None:
-        does = "serves its bucket and reads what is in it" if made["role"] == TRUSTED else "stores ciphertext only"
+        does = "knows its bucket, keys and grants" if made["role"] == TRUSTED else "can read nothing of it"
         role = "a trusted" if made["role"] == TRUSTED else "an untrusted"
         print(printable(f"{_named(made)} is {role} member of vault {vault_ref}: it {does}"))
-        if _keeps_index(made) and _index_keepers(session.call("vault.members", {"vault": vault_ref})) == 2:
-            click.echo(_TWO_KEEP_THE_INDEX, err=True)
+        click.echo(_NOT_COPIED, err=True)
 
     session.show(made, people)
 
@@ -69,8 +67,6 @@ def remove_member(session: Session, vault_ref: str, node_ref: str) -> None:
         if gone and gone["role"] == TRUSTED:
             click.echo("The vault's keys were changed: it cannot open what is written from now on.", err=True)
             click.echo("What it could read until now it may have kept.", err=True)
-        if gone and _keeps_index(gone) and _index_keepers(left) == 2:
-            click.echo(_TWO_KEEP_THE_INDEX, err=True)
 
     session.show(gone or {"node": node_ref}, people)
 
@@ -93,11 +89,3 @@ MEMBER_COMMANDS: Final = (members, add_member, remove_member, rotate_key)
 def _named(member: dict[str, Any]) -> str:
     short = member["node_id"][:SHORT_LENGTH]
     return f"{member['name']} ({short})" if member["name"] else str(short)
-
-
-def _keeps_index(member: dict[str, Any]) -> bool:
-    return bool(member["role"] == TRUSTED and member["reliable"])
-
-
-def _index_keepers(found: Sequence[dict[str, Any]]) -> int:
-    return sum(_keeps_index(member) for member in found)
