@@ -210,6 +210,8 @@ async def test_settings_and_records_are_kept(opening: OpenIndex) -> None:
         await index.save_records([("vault", "v", b"1"), ("alias", "a", b"2")])
         await index.save_records([("vault", "v", b"3")])
         assert index.load_records() == [("alias", "a", b"2"), ("vault", "v", b"3")]
+        await index.forget_records([("vault", "v"), ("vault", "a")])
+        assert index.load_records() == [("alias", "a", b"2")]
 
 
 async def test_records_are_saved_all_or_none(opening: OpenIndex) -> None:

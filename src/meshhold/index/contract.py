@@ -87,3 +87,6 @@ class Records(Protocol):
 
     async def save_records(self, records: list[tuple[str, str, bytes]]) -> None:
         """Make the records durable in one commit: all or none."""
+
+    async def forget_records(self, names: list[tuple[str, str]]) -> None:
+        """Drop the records of these kinds and keys in one commit; unknown ones are no error."""

@@ -143,6 +143,14 @@ class SqliteIndex:
 
         await self.commits.submit(work)
 
+    async def forget_records(self, names: list[tuple[str, str]]) -> None:
+        """Drop records in one commit; see `Records.forget_records`."""
+
+        def work() -> None:
+            self._writer.executemany("DELETE FROM record WHERE kind = ? AND key = ?", names)
+
+        await self.commits.submit(work)
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _rows(self, statement: str, arguments: Any) -> list[Any]:

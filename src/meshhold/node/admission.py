@@ -21,21 +21,20 @@ async def redeem_pass(identity: Identity, invitation: bytes, addresses: Sequence
 
     Errors: `InvalidError` when the pass is refused, for good; `UnavailableError` when nobody answers.
     """
-    last: MeshHoldError | None = None
+    failure: MeshHoldError = UnavailableError("the invitation names no address", "ask for another one")
     async with open_peering(identity, [invitation], TcpTransport(), dispatch=Dispatch()) as peering:
         for address in addresses:
             try:
                 return await _ask(peering, address, invitation)
-            except (HandshakeRefusedError, CallRefusedError) as error:
-                raise InvalidError(
+            except (HandshakeRefusedError, CallRefusedError):
+                failure = InvalidError(
                     "the invitation is not taken: it was used, has expired, or its daemon was restarted",
                     "ask for another one",
-                ) from error
+                )
+                break
             except MeshHoldError as error:
-                last = error
-    raise UnavailableError(
-        f"the inviting node does not answer at {', '.join(addresses)}: {last}", "see whether its daemon runs"
-    )
+                failure = UnavailableError(f"the inviting node does not answer: {error}", "see whether its daemon runs")
+    raise failure  # not from inside, where it would come out in a group
 
 
 async def _ask(peering: Peering, address: str, invitation: bytes) -> bytes:

@@ -109,6 +109,8 @@ class Mesh:
         failed = False
         try:
             await self._use_pass()
+            if self._keys.current() is None:
+                return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_part)
                 await self._again.wait()
@@ -385,6 +387,17 @@ class Mesh:
         while self._peering is not None:  # noqa: ASYNC110 - see `_wait_begun`
             await trio.sleep(0.02)
         await self._memory.forget()
+        await self._keeper.forget(self._is_of_others)
+
+    def _is_of_others(self, record: Record) -> bool:
+        """Tell whether a record means nothing outside the mesh: all but own keys, and vaults that this node holds."""
+        if record.kind in {Kind.NODE, Kind.BAN, Kind.SWARM}:
+            return True
+        me = self._identity.node_id
+        if record.kind is Kind.KEY:
+            return bool(record.public.get("node") != me)
+        held = self._keeper.registry.get(Kind.MEMBER, f"{record.scope}/{me}") is not None
+        return not held and not (record.kind is Kind.VAULT and record.deleted)  # a deletion is not to be undone
 
     async def rotate(self, *, window_s: int) -> dict[str, Any]:
         """Give every node that is not banned a new swarm key, taken together with the old one for a while."""

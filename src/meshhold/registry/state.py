@@ -1,4 +1,4 @@
-"""What is true now, given all records seen? A map that only moves forward. Knows no disk and no peer."""
+"""What is true now, given all records seen? While its mesh lasts a map only moves forward. Knows no disk, no peer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ class Registry:
         check_authority(record)
         self._records[record.kind, record.key] = record
         return True
+
+    def forget(self, kind: Kind, key: str) -> None:
+        """Know nothing of it any more: it is another mesh's."""
+        self._records.pop((kind, key), None)
+
+    def all(self) -> list[Record]:
+        """Return every record, deletions included."""
+        return list(self._records.values())
 
     def known(self, kind: Kind, key: str) -> Record | None:
         """Return the record, be it a deletion, or None if there never was one."""

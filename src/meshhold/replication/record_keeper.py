@@ -84,25 +84,51 @@ class RecordKeeper:
                 await self._take(list(news.values()), source)
             return len(news)
 
+    async def forget(self, goes: Callable[[Record], bool]) -> None:
+        """Drop records for good, without a trace: this node has left the mesh that they are of."""
+        async with self._merging:
+            gone = [record for record in self.registry.all() if goes(record)]
+            await self._records.forget_records([(record.kind, record.key) for record in gone])
+            for record in gone:
+                self.registry.forget(record.kind, record.key)
+                del self._held[record.kind, record.key]
+                self._size -= self._sizes.pop((record.kind, record.key))
+            for follower in self._followers:
+                follower([], None)
+
     def _checked(self, raw: bytes, source: str) -> Record | None:
+        """Return the record if it is news and may be believed."""
         try:
             record = decode_record(raw)
             check_shape(record)
-            if record.stamp.wall_ms > self._now_ms() + WINDOW_MS:
-                raise IntegrityError(f"record {record.kind} {record.key!r} is stamped more than ten minutes ahead")
-            before = self._sizes.get((record.kind, record.key))
-            if (len(self._held) >= RECORDS_MAX and before is None) or self._size + len(raw) - (before or 0) > SIZE_MAX:
-                raise IntegrityError(f"{RECORDS_MAX} records, or {SIZE_MAX} bytes of them, are known already")
-            if not self.registry.would_take(record):
-                return None
-            check_authority(record)
         except IntegrityError as error:
-            reason = type(error).__name__
-            self.refused[reason] = self.refused.get(reason, 0) + 1
-            if self.refused[reason] & (self.refused[reason] - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood stays short
-                _LOG.warning("record from %s refused (%d so far): %s", source, self.refused[reason], error.message)
+            self._refuse(source, "form", error.message)
             return None
-        return record
+        fault = self._fault(record, len(raw))
+        if fault is not None:
+            self._refuse(source, *fault)
+        elif self.registry.would_take(record):
+            try:
+                check_authority(record)
+            except IntegrityError as error:
+                self._refuse(source, "authority", error.message)
+            else:
+                return record
+        return None
+
+    def _fault(self, record: Record, size: int) -> tuple[str, str] | None:
+        if record.stamp.wall_ms > self._now_ms() + WINDOW_MS:
+            return "stamp", f"record {record.kind} {record.key!r} is stamped more than ten minutes ahead"
+        before = self._sizes.get((record.kind, record.key))
+        if (len(self._held) >= RECORDS_MAX and before is None) or self._size + size - (before or 0) > SIZE_MAX:
+            return "room", f"{RECORDS_MAX} records, or {SIZE_MAX} bytes of them, are known already"
+        return None
+
+    def _refuse(self, source: str, reason: str, message: str) -> None:
+        """Count it; log the 1st, 2nd, 4th, 8th … of its reason, so that a flood stays short."""
+        self.refused[reason] = count = self.refused.get(reason, 0) + 1
+        if count & (count - 1) == 0:
+            _LOG.warning("record from %s refused (%d so far): %s", source, count, message)
 
     async def _take(self, records: list[Record], source: NodeId | None) -> None:
         rows: list[tuple[str, str, bytes]] = []
