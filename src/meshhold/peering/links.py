@@ -212,7 +212,7 @@ class Peering:
                 if error.culprit == "local" and "itself" in error.reason:
                     return
                 failures += 1
-                self.refusals.note(address, str(error))
+                self.refusals.note_stranger(address, str(error))
             except MeshHoldError as error:
                 failures += 1
                 _log.debug("bootstrap: %s", error)
@@ -345,7 +345,7 @@ class Peering:
             with self._gate.admit(host):
                 await self._open_link(stream, self._swarm_keys[0], is_dialed=False, expected=None)
         except (PeerError, OverloadedError) as error:
-            self.refusals.note(host, str(error))
+            self.refusals.note_stranger(host if isinstance(error, PeerError) else "strangers", str(error))
             await stream.aclose()
 
     async def _open_link(

@@ -26,6 +26,8 @@ class Settings:
     handshake_s: float = 5.0
     handshakes_max: int = 64
     handshakes_per_address_max: int = 8
+    links_max: int = 4_096
+    """As many as members are known at once: identities cost a hostile member nothing, links cost this node memory."""
     backoff_s_min: float = 0.5
     backoff_s_max: float = 60.0
     doubt_s: float = 3.0
