@@ -46,6 +46,7 @@ class MeshNode(NodeFolder):
         self.host = host
         self.log = home.parent / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._ready: socket.socket | None = None
         self.port = self.port if host is None else S3_PORT
         listen = f"127.0.0.1:{free_port()}" if host is None else f"0.0.0.0:{MESH_PORT}"
         node = {"name": name, "listen_addr": listen, "mdns": False, "upnp": False}
@@ -55,14 +56,19 @@ class MeshNode(NodeFolder):
         )
 
     def start(self) -> None:
-        """Start the daemon and wait until it is ready; its log goes on in one file."""
+        """Start the daemon and wait until it is ready."""
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Start the daemon; its log goes on in one file."""
         assert self.process is None
         program = [sys.executable, "-m", "meshhold.cli", "daemon"]
         path = self.home.parent / f"{self.name}.notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
-            path.unlink(missing_ok=True)
-            ready.bind(str(path))
-            ready.settimeout(DEADLINE_S)
+        path.unlink(missing_ok=True)
+        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ready.bind(str(path))
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 program if self.host is None else self.host.command(*program),
                 env=self.environment({"NOTIFY_SOCKET": str(path)}),
@@ -70,7 +76,16 @@ class MeshNode(NodeFolder):
                 stdout=log,
                 stderr=log,
             )
-            assert ready.recv(256) == b"READY=1", self.log.read_text()
+
+    def wait_ready(self) -> None:
+        """Wait until the daemon that was begun serves."""
+        assert self._ready is not None
+        with self._ready as ready:
+            ready.settimeout(DEADLINE_S)
+            try:
+                assert ready.recv(256) == b"READY=1"
+            except TimeoutError:
+                raise AssertionError(f"{self.name} is not ready: {self.log.read_text()}") from None
 
     def kill(self) -> None:
         """End the daemon as a power cut would."""
@@ -158,7 +173,11 @@ class Mesh:
 
     def form(self, *names: str) -> list[MeshNode]:
         """Make nodes and let all of them join the first; return them once each has a way to each."""
-        nodes = [self.add(name) for name in names]
+        nodes = [self.add(name, start=False) for name in names]
+        for node in nodes:  # together: a start is mostly the loading of modules
+            node.begin()
+        for node in nodes:
+            node.wait_ready()
         token = nodes[0].call("mesh.invite")["token"]
         for node in nodes[1:]:
             begun = time.monotonic()
