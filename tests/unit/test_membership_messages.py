@@ -146,7 +146,8 @@ def test_the_buckets_of_the_digest_are_the_same_everywhere() -> None:
 
 
 def test_the_samples_in_the_protocol_s_description_are_what_is_sent() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "membership.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    text = text[text.index("\n## Membership\n") : text.index("\n## Registry\n")]
     samples = "".join(re.findall(r"^    ((?:[0-9a-f]{2} ?)+)$", text, re.MULTILINE)).replace(" ", "")
     ping = Ping(1, (Suspect(node_id(1), 5, (node_id(2),)),))
     statement_bytes = MEMBER.signed_bytes()
