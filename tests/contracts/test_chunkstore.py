@@ -75,6 +75,20 @@ def test_what_is_put_is_got_in_its_vault_only(bench: Bench) -> None:
         bench.store.get(OTHER, CHUNK)
 
 
+def test_what_memory_holds_is_got_without_waiting_and_nothing_else(bench: Bench) -> None:
+    sealed = b"s" * 5000
+    chunk = ChunkId(hash_bytes(sealed))
+    assert bench.store.get_cached(VAULT, chunk, 5000) is None
+    bench.store.put(VAULT, chunk, sealed)
+    assert bench.store.get_cached(VAULT, chunk, 5000) == sealed  # it was written just now
+    assert bench.store.get_cached(VAULT, chunk, 4999) is None
+    assert bench.store.get_cached(OTHER, chunk, 5000) is None
+    bench.damage(VAULT, chunk, b"x" * 5000)
+    assert bench.store.get_cached(VAULT, chunk, 5000) is None
+    with pytest.raises(ChunkCorruptError):
+        bench.store.get(VAULT, chunk)
+
+
 def test_an_empty_chunk_is_a_chunk(bench: Bench) -> None:
     chunk = ChunkId(hash_bytes(b""))
     assert bench.store.put(VAULT, chunk, b"")

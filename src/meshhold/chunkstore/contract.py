@@ -45,6 +45,12 @@ class ChunkStore(Protocol):
         `StorageFailedError` when the disk refuses to answer.
         """
 
+    def get_cached(self, vault: VaultId, chunk: ChunkId, size_max: int) -> bytes | None:
+        """Return the chunk's bytes, verified, if they are in memory and at most `size_max`; else None.
+
+        For the event loop: it waits for no data from the disk. None says nothing about the chunk; ask `get`.
+        """
+
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there, without verifying it."""
 

@@ -28,6 +28,7 @@ from typing import Final
 from meshhold.chunkstore.contract import ChunkStat, Usage
 from meshhold.chunkstore.room import Room
 from meshhold.chunkstore.syscalls import (
+    read_cached,
     read_whole,
     stat_of,
     sync,
@@ -121,6 +122,15 @@ class DiskChunkStore:
             f"chunk {chunk.hex()} of vault {vault} does not hash to its id; the copy is in quarantine",
             "check the disk; another copy, if there is one, repairs it",
         )
+
+    def get_cached(self, vault: VaultId, chunk: ChunkId, size_max: int) -> bytes | None:
+        """Return the chunk's bytes, verified, if the page cache holds all of them and they are at most `size_max`."""
+        _, path = self._place(vault, chunk)
+        try:
+            sealed = read_cached(path, size_max)
+        except OSError:
+            return None
+        return sealed if sealed is not None and hash_bytes(sealed) == chunk else None
 
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there, without verifying it."""

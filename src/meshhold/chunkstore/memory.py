@@ -50,6 +50,12 @@ class MemoryChunkStore:
             self._quarantine.setdefault(vault, {})[chunk.hex()] = held[0]
         raise ChunkCorruptError(f"chunk {chunk.hex()} does not hash to its id; the copy is in quarantine")
 
+    def get_cached(self, vault: VaultId, chunk: ChunkId, size_max: int) -> bytes | None:
+        """Return the chunk's bytes, verified, if they are at most `size_max`."""
+        held = self._vaults.get(vault, {}).get(chunk)
+        small = held is not None and len(held[0]) <= size_max
+        return held[0] if held is not None and small and hash_bytes(held[0]) == chunk else None
+
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there."""
         return chunk in self._vaults.get(vault, {})

@@ -78,6 +78,22 @@ def read_whole(fd: int, size_max: int) -> bytes | None:
     return sealed
 
 
+def read_cached(path: str, size_max: int) -> bytes | None:
+    """Return the file's bytes if no byte has to come from the disk and there are at most `size_max`; else None.
+
+    Errors: `OSError`, also where the file system cannot tell (then ask in a thread). Source: preadv2(2), `RWF_NOWAIT`.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size > size_max:
+            return None
+        sealed = bytearray(size)
+        return bytes(sealed) if os.preadv(fd, [sealed], 0, os.RWF_NOWAIT) == size else None
+    finally:
+        os.close(fd)
+
+
 def stat_of(path: str) -> os.stat_result | None:
     """Return what is at the path, or None if nothing is."""
     try:

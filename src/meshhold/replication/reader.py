@@ -10,6 +10,7 @@ import trio
 
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
+from meshhold.crypto.bulk import SEAL_OVERHEAD
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import Ref
 from meshhold.replication.tasks import open_tasks
@@ -18,6 +19,8 @@ from meshhold.sealing.manifest import open_node, select
 from meshhold.sealing.sealer import open_chunk
 
 Sink = Callable[[bytes], Awaitable[None]]
+ON_LOOP_MAX: Final = 128 * 1024
+"""Bytes that are opened on the event loop where memory holds them: 0.1 ms, less than a hop to a thread costs."""
 AHEAD: Final = 2
 """Chunks read or being read while one is sent: a thread that is woken late leaves no gap on the wire."""
 
@@ -87,6 +90,10 @@ class ChunkReader:
         return decode_parts(await self._piece(keys, ref, 0, ref.span))
 
     async def _piece(self, keys: VaultKeys, ref: Ref, first: int, end: int) -> bytes:
+        if ref.span <= ON_LOOP_MAX:
+            sealed = self._chunks.get_cached(keys.vault_id, ref.chunk, ON_LOOP_MAX + SEAL_OVERHEAD)
+            if sealed is not None:
+                return open_chunk(ref, sealed)[first:end]
         return await self._run_blocking(self._open_chunk, keys, ref, first, end)
 
     def _open_chunk(self, keys: VaultKeys, ref: Ref, first: int, end: int) -> bytes:
