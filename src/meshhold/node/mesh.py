@@ -126,10 +126,10 @@ class Mesh:
             await self._again.wait()
 
     async def _take_part(self) -> None:
-        dispatch = Dispatch()
+        dispatch, for_guests = Dispatch(), Dispatch()
         relay = Relay(dispatch)
         self._sync.register(dispatch)
-        dispatch.on_call(ADMIT, self._handle_admit)
+        for_guests.on_call(ADMIT, self._handle_admit)
         gossip = Gossip(self._memory.membership(self._facts, self._rng), dispatch, self._on_change, self._on_raised)
 
         def watch(event: LinkEvent) -> None:
@@ -145,6 +145,7 @@ class Mesh:
                 dispatch=dispatch,
                 listen=[_listen_address(self._config.node.listen_addr)],
                 watch=watch,
+                guest_dispatch=for_guests,
             ) as peering,
             trio.open_nursery() as tasks,
         ):
@@ -185,6 +186,8 @@ class Mesh:
         if changed.now is State.LEFT:
             self._peering.forget(node)
             return
+        if changed.now is State.DEAD:
+            self._peering.doubt(node)
         self._peering.learn(node, changed.member.addresses)
         self._peering.keep(node)
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import trio
 
 from meshhold.errors import HandshakeRefusedError, InvalidError, OverloadedError
+from meshhold.model.ids import NodeId, short_id
+from meshhold.peering.table import LINKS_PER_PEER_MAX
 from meshhold.transport.contract import ByteStream, parse_address
 from meshhold.wire.framing import FrameReader, encode_frame
 from meshhold.wire.handshake import Handshake
@@ -42,6 +44,24 @@ async def shake_hands(stream: ByteStream, handshake: Handshake, timeout_s: float
         raise HandshakeRefusedError("remote", f"not finished within {timeout_s:g} s") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise HandshakeRefusedError("remote", "the connection was cut") from error
+
+
+def check_welcome(peer: NodeId, expected: NodeId | None, banned: frozenset[NodeId], *, is_leaving: bool) -> None:
+    """Errors: `HandshakeRefusedError` for a node that has proven who it is and is not wanted."""
+    if expected is not None and peer != expected:
+        raise HandshakeRefusedError("remote", f"node {short_id(peer)} answers in the place of another")
+    if peer in banned:
+        raise HandshakeRefusedError("remote", f"node {short_id(peer)} is banned")
+    if is_leaving:
+        raise HandshakeRefusedError("local", "this node is leaving")
+
+
+def check_room(links_of_peer: int, links: int, links_max: int) -> None:
+    """Errors: `HandshakeRefusedError` when the peer, or all peers together, have as many links as they may."""
+    if links_of_peer >= LINKS_PER_PEER_MAX:
+        raise HandshakeRefusedError("remote", f"{LINKS_PER_PEER_MAX} links with it are open already")
+    if links >= links_max:
+        raise HandshakeRefusedError("local", f"{links_max} links are open already")
 
 
 class Gate:

@@ -79,12 +79,14 @@ class Link:
         dispatch: Dispatch,
         on_ready: Callable[[Link], None],
         refuse: Callable[[str], None],
+        is_guest: bool = False,
     ) -> None:
         self.session = session
         self.peer = peer
         self.via = via
         self.is_dialed = is_dialed
         self.dial = dial
+        self.is_guest = is_guest
         self.instance = b""
         self.address = stream.peer_address
         self.since_s = trio.current_time()

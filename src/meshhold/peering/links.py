@@ -29,13 +29,14 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.dispatch import Dispatch
-from meshhold.peering.handshakes import Gate, host_of, shake_hands
+from meshhold.peering.guests import Guests
+from meshhold.peering.handshakes import Gate, check_room, check_welcome, host_of, shake_hands
 from meshhold.peering.link import Link, LinkState, UnservedError
 from meshhold.peering.refusals import Refusals
 from meshhold.peering.routes import Attempt, Route, Ways, approach
 from meshhold.peering.settings import Detour, LinkClosed, LinkOpened, Settings, Watch, backoff_s
 from meshhold.peering.streams import PeerStream
-from meshhold.peering.table import LINKS_PER_PEER_MAX, LinkTable
+from meshhold.peering.table import LinkTable
 from meshhold.transport.contract import ByteStream, Transport
 from meshhold.wire import codec
 from meshhold.wire.handshake import Handshake
@@ -62,6 +63,7 @@ class Peering:
         new_secret: Callable[[], bytes],
         rng: random.Random,
         watch: Watch,
+        guests: Guests,
     ) -> None:
         self.node_id = identity.node_id
         self.addresses: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class Peering:
         self._transport = transport
         self._settings = settings
         self._dispatch = dispatch
+        self._guests = guests
         self._new_secret = new_secret
         self._rng = rng
         self._watch = watch
@@ -120,15 +123,14 @@ class Peering:
         Errors: `ProtocolError` (local) and `TooLargeError` for a body that no note can carry.
         """
         raw = codec.encode(body, codec.Limits(size_max=NOTE_SIZE_MAX))
-        link = self._table.best(peer)
-        if link is not None:
+        if (link := self._table.best(peer)) is not None:
             try:
                 return link.send_note(name, raw)
             except UnservedError:
                 pass
         route = self._routes.get(peer)
-        has_way = route is not None and bool(route.addresses or self._detour)
-        if route is not None and has_way and not self._leaving and peer not in self._banned:
+        is_wanted = not self._leaving and peer not in self._banned
+        if route is not None and (route.addresses or self._detour) and is_wanted:
             route.notes.append((name, raw))
             self._attempt(peer, route)
         return False
@@ -189,18 +191,25 @@ class Peering:
             if link.peer in peers:
                 link.break_off(PeerUnreachableError(f"node {short_id(link.peer)} is banned"))
 
+    def doubt(self, peer: NodeId) -> None:
+        """Break links on which a peer does not answer: after a partition a new one is quicker than the old TCP."""
+        self._nursery.start_soon(self._settle, peer, self._table.of(peer))
+
     def set_swarm_keys(self, swarm_keys: Sequence[bytes], *, dialed: int = 1) -> None:
-        """Take links with any of these keys; dial with the first `dialed` in turn: two nodes may share an older one."""
+        """Take links with any of these keys; dial with the first `dialed` in turn: two nodes may share an older one.
+
+        Where guests are answered, whoever comes with one of the others is a guest.
+        """
         self._swarm_keys = tuple(swarm_keys)
         self._dialed_keys = self._swarm_keys[: max(1, dialed)]
+        self._guests.set_keys(self._swarm_keys[max(1, dialed) :])
 
     async def join(self, address: str) -> NodeId:
         """Dial an address once, whoever is there; return who it is, linked.
 
         Errors: `PeerUnreachableError`, `HandshakeRefusedError`, `InvalidError`.
         """
-        link = await self._dial(address, None)
-        return link.peer
+        return (await self._dial(address, None)).peer
 
     async def run_bootstrap(self, address: str) -> None:
         """Keep a link to whoever is at an address, until cancelled; return if it is this node itself."""
@@ -241,8 +250,8 @@ class Peering:
         Resources: closes `stream` when the link ends, or now on errors. Errors: `HandshakeRefusedError`,
         `PeerUnreachableError`.
         """
-        key = self._swarm_keys[0]
-        return (await self._open_link(stream, key, is_dialed=is_dialed, expected=expected, via=via)).peer
+        link = await self._open_link(stream, self._swarm_keys[0], is_dialed=is_dialed, expected=expected, via=via)
+        return link.peer
 
     def links(self) -> list[LinkState]:
         """Return the links that are open."""
@@ -250,8 +259,7 @@ class Peering:
 
     def rtt_s(self, peer: NodeId) -> float | None:
         """Return the smoothed round trip to a peer, None while it is not known."""
-        link = self._table.best(peer)
-        return link.session.rtt_s if link else None
+        return link.session.rtt_s if (link := self._table.best(peer)) else None
 
     def is_linked(self, peer: NodeId) -> bool:
         """Tell whether something can be said to this peer without dialling."""
@@ -263,19 +271,16 @@ class Peering:
         if peer == self.node_id:
             raise PeerUnreachableError("a node has no link to itself")
         while True:
-            link = self._table.best(peer)
-            if link is not None:
+            if (link := self._table.best(peer)) is not None:
                 return link
-            if self._leaving or peer in self._banned:
-                why = "this node is leaving" if self._leaving else "it is banned"
+            if why := "this node is leaving" if self._leaving else "it is banned" if peer in self._banned else "":
                 raise PeerUnreachableError(f"node {short_id(peer)} is not dialled: {why}")
             route = self._routes.get(peer)
             if route is None or not (route.addresses or route.attempt or self._detour):
                 raise PeerUnreachableError(f"no link to node {short_id(peer)}, and no address of it is known")
             attempt = self._attempt(peer, route)
-            changed = route.changed
             if not attempt.done.is_set():
-                await changed.wait()
+                await route.changed.wait()
             if attempt.error is not None and self._table.best(peer) is None:
                 raise PeerUnreachableError(f"node {short_id(peer)} cannot be reached: {attempt.error}")
 
@@ -343,7 +348,8 @@ class Peering:
         host = host_of(stream.peer_address)
         try:
             with self._gate.admit(host):
-                await self._open_link(stream, self._swarm_keys[0], is_dialed=False, expected=None)
+                link = await self._open_link(stream, self._swarm_keys[0], is_dialed=False, expected=None)
+                await self._guests.wait_gone(link)
         except (PeerError, OverloadedError) as error:
             self.refusals.note_stranger(host if isinstance(error, PeerError) else "strangers", str(error))
             await stream.aclose()
@@ -380,16 +386,8 @@ class Peering:
         reader, early = await shake_hands(stream, handshake, settings.handshake_s)
         channel = handshake.channel()
         peer = channel.peer
-        if expected is not None and peer != expected:
-            raise HandshakeRefusedError("remote", f"node {short_id(peer)} answers in the place of another")
-        if peer in self._banned:
-            raise HandshakeRefusedError("remote", f"node {short_id(peer)} is banned")
-        if self._leaving:
-            raise HandshakeRefusedError("local", "this node is leaving")
-        if len(self._table.of(peer)) >= LINKS_PER_PEER_MAX:
-            raise HandshakeRefusedError("remote", f"{LINKS_PER_PEER_MAX} links with it are open already")
-        if len(list(self._table)) >= settings.links_max:
-            raise HandshakeRefusedError("local", f"{settings.links_max} links are open already")
+        check_welcome(peer, expected, self._banned, is_leaving=self._leaving)
+        check_room(len(self._table.of(peer)), len(list(self._table)), settings.links_max)
         dial = next(self._dials) if is_dialed else 0
         session = Session(
             channel,
@@ -399,6 +397,7 @@ class Peering:
             limits=settings.limits if via is None else settings.relayed_limits,
             now_s=trio.current_time(),
         )
+        for_guest = self._guests.dispatch_for(handshake.swarm, is_dialed=is_dialed)
         link = Link(
             stream,
             session,
@@ -407,8 +406,9 @@ class Peering:
             via=via,
             is_dialed=is_dialed,
             dial=dial,
-            dispatch=self._dispatch,
-            on_ready=self._admit,
+            dispatch=for_guest or self._dispatch,
+            on_ready=self._guests.receive if for_guest else self._admit,
+            is_guest=for_guest is not None,
             refuse=partial(self.refusals.note, short_id(peer)),
         )
         return link, early
@@ -476,11 +476,12 @@ async def open_peering(
     new_secret: Callable[[], bytes] = new_secret,
     rng: random.Random | None = None,
     watch: Watch = lambda _event: None,
+    guest_dispatch: Dispatch | None = None,
 ) -> AsyncIterator[Peering]:
     """Listen at the addresses and give the links; at the end let what is in progress finish and close them.
 
-    The first of `swarm_keys` is used, the others are accepted too. `new_secret` returns 32 random bytes, `rng` spreads
-    retries; simulations pass their own. A block that is left by an exception cuts the links.
+    The first of `swarm_keys` is used, the others are taken too (see `set_swarm_keys`). `new_secret` returns 32 random
+    bytes, `rng` spreads retries; simulations pass their own. A block that is left by an exception cuts the links.
     Errors: `ConflictError` if an address is taken; a handler's `FatalError`, in an exception group.
     """
     async with trio.open_nursery() as nursery:
@@ -494,6 +495,7 @@ async def open_peering(
             new_secret=new_secret,
             rng=rng or random.Random(),  # noqa: S311 - spreads retries, guards nothing
             watch=watch,
+            guests=Guests(guest_dispatch),
         )
         for address in listen:
             peering.addresses += await nursery.start(transport.listen, address, peering.serve)
