@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.meshes import BACK_S, DEAD_S, VISIBLE_S, Mesh, MeshNode, open_mesh
+from tests.cluster.meshes import BACK_S, DEAD_S, Mesh, MeshNode, open_mesh
 from tests.cluster.namespaces import Host, Network, open_network
 
 pytestmark = pytest.mark.slow
 
+CUT_OFF_S = 30.0  # accusers whom few or none can confirm wait up to 24 s before they are sure
 HEALED_S = 15.0  # after a partition of some seconds: each dead member is tried every 3 s, a lost packet again after 8 s
 WINDOW_S = 60  # the shortest that a rotation takes
 
@@ -39,7 +40,7 @@ def split(mesh: Mesh, network: Network, left: list[MeshNode], right: list[MeshNo
     mesh.measure(
         "the other side dead for all",
         lambda: all(node.states(others) == {"dead"} for side, others in both for node in side),
-        DEAD_S + VISIBLE_S,  # several die at once, and accusers are few
+        CUT_OFF_S,
     )
 
 

@@ -1,4 +1,4 @@
-"""Five real daemons, on loopback and on machines of their own: how soon all know, and that nothing is mended by hand."""
+"""Five real daemons, on loopback and on machines of their own: how soon all know, and that they mend themselves."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final, Protocol, TypeVar
 
 import trio
@@ -17,9 +18,9 @@ import trio
 from meshhold.errors import MeshHoldError, ProtocolError
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.dispatch import Dispatch
-from meshhold.registry.digest import Held, bucket_of, differing, digests, missing
+from meshhold.registry.digest import BUCKETS, Held, bucket_of, differing, digests, missing
 from meshhold.registry.record import Kind, Record, encode_record
-from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.replication.record_keeper import RECORDS_MAX, RecordKeeper
 
 COMPARE: Final = "registry.compare/1"
 FETCH: Final = "registry.fetch/1"
@@ -30,6 +31,7 @@ BATCH_SIZE_MAX: Final = (
     176 * 1024
 )  # bytes of records in one message of 256 KiB, less one record of 64 KiB that goes over
 NAMES_MAX: Final = 2_000  # names in one message: about 200 bytes each
+ROUNDS_MAX: Final = 1 + RECORDS_MAX // NAMES_MAX  # messages of names in one comparison
 _QUEUED_MAX: Final = 1_000  # batches of news that wait for a slow peer; beyond, comparing will find them
 _LOG: Final = logging.getLogger("meshhold.registry")
 
@@ -67,8 +69,19 @@ class RecordSync:
     async def _handle_compare(self, _: NodeId, body: Any) -> Any:
         held = self._keeper.held
         buckets = differing(digests(held), _field(body, "digests", bytes))
-        names = [list(name) for name in held if bucket_of(name.kind, name.key) in buckets]
-        return {"buckets": sorted(buckets), "held": names[:NAMES_MAX], "whole": len(names) <= NAMES_MAX}
+        names = self._in_buckets(held, buckets)
+        told = [list(name) for name in names[:NAMES_MAX]]
+        return {"buckets": sorted(buckets), "held": told, "whole": len(names) <= NAMES_MAX}
+
+    def _in_buckets(self, held: Sequence[Held], buckets: set[int]) -> list[Held]:
+        """Return the names in these buckets, one bucket after the other, so that a part of them settles whole buckets.
+
+        From a random bucket on and in random order within: no bucket that somebody has filled keeps the others waiting.
+        """
+        first = self._chance.randrange(BUCKETS)
+        found = [((at - first) % BUCKETS, name) for name in held if (at := bucket_of(name.kind, name.key)) in buckets]
+        self._chance.shuffle(found)
+        return [name for _, name in sorted(found, key=itemgetter(0))]
 
     async def _handle_fetch(self, _: NodeId, body: Any) -> Any:
         raws: list[bytes] = []
@@ -122,10 +135,19 @@ class RecordSync:
 
     async def compare(self, peers: Peers, peer: NodeId) -> bool:
         """Make this node and a peer hold the same records; return whether the exchange came to its end."""
+        for _ in range(ROUNDS_MAX):
+            before = self._keeper.held
+            whole = await self._compare_once(peers, peer)
+            if whole is not False or self._keeper.held == before:
+                return whole is True
+        return False
+
+    async def _compare_once(self, peers: Peers, peer: NodeId) -> bool | None:
+        """Return whether the peer named all that it holds; None if the exchange broke off."""
         held = self._keeper.held
         answer = await self._try(peers, peer, COMPARE, {"digests": digests(held)})
         if answer is None:
-            return False
+            return None
         try:
             theirs = [Held(*name) for name in _field(answer, "held", list)]
             buckets = set(_field(answer, "buckets", list))
@@ -133,13 +155,13 @@ class RecordSync:
             await self._fetch(peers, peer, missing(held, theirs))
         except (ProtocolError, TypeError) as error:
             _LOG.warning("node %s sent a comparison that cannot be read: %s", short_id(peer), error)
-            return False
+            return None
         if whole:  # else the peer holds more than it named: what it lacks shows once this node has the rest
             known = set(theirs)
             ours = [name for name in held if bucket_of(name.kind, name.key) in buckets and name not in known]
             records = [self._keeper.registry.known(Kind(name.kind), name.key) for name in ours]
             await self._give(peers, peer, [record for record in records if record is not None])
-        return True
+        return whole
 
     async def _fetch(self, peers: Peers, peer: NodeId, wanted: list[tuple[Kind, str]]) -> None:
         """Ask for records until all came or the peer gives no more. Errors: `ProtocolError`."""
