@@ -94,7 +94,10 @@ class Victims:
 
     def named_once(self, who: str, words: str) -> None:
         """Assert that the log names this refusal of this peer, once."""
-        named = lambda: [line for line in self.said(words) if f": {who}: " in line]  # noqa: E731 - of two checks
+
+        def named() -> list[str]:
+            return [line for line in self.said(words) if f": {who}: " in line]
+
         wait_until(lambda: bool(named()), VISIBLE_S, f"{who}: {words}")
         assert len(named()) == 1, named()
 
