@@ -6,7 +6,7 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test faults sim check clients bench format clean
+.PHONY: help run install dev test faults mesh sim check clients bench format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: $(VENV)/.dev ## Run the tests
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
 	@$(BIN)/python -m pytest -m slow tests/faults -v -rsP
+
+mesh: $(VENV)/.dev ## Run the long tests of real meshes: five daemons, partitions, routers (as root)
+	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP
 
 # Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1

@@ -135,12 +135,12 @@ class Mesh:
         def watch(event: LinkEvent) -> None:
             gossip.watch(event)
             if isinstance(event, LinkOpened) and self._tasks is not None:
-                self._tasks.start_soon(self._greet, event.link.peer)
+                self._tasks.start_soon(self._sync.compare, self, event.link.peer)
 
         async with (
             open_peering(
                 self._identity,
-                self._keys.all(),
+                self._keys.all()[:1],  # the others at once, told apart
                 TcpTransport(),
                 dispatch=dispatch,
                 listen=[_listen_address(self._config.node.listen_addr)],
@@ -174,9 +174,6 @@ class Mesh:
                 self._tasks = None  # it takes no more tasks, and links that close now tell of it
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + START_S):
                     await self._save()
-
-    async def _greet(self, peer: NodeId) -> None:
-        await self._sync.compare(self, peer)
 
     def _on_change(self, changed: Changed) -> None:
         self._dirty = True

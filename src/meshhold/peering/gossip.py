@@ -20,7 +20,7 @@ from meshhold.peering.links import Peering
 from meshhold.peering.settings import LinkEvent, LinkOpened
 
 NOTE: Final = "membership/1"
-MEET_EVERY_S: Final = 1.5  # a node answers another one's exchange once a second
+MEET_EVERY_S: Final = 1.1  # a node answers the exchanges of another one once a second
 FAREWELL_S: Final = 2.0  # a farewell needs log2 n rounds of a fifth of a second each
 _LOG: Final = logging.getLogger("meshhold.mesh")
 
