@@ -1,4 +1,4 @@
-"""Values and messages: what is taken, and how hostile bytes are refused before they cost anything."""
+"""Values: what is taken, and how hostile bytes are refused before they cost anything."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from meshhold.errors import InvalidError, ProtocolError
+from meshhold.errors import ProtocolError
 from meshhold.wire.codec import DEFAULT_LIMITS, Limits, decode, encode
-from meshhold.wire.messages import Catalog, Kind, Message
 
 VALUES: list[Any] = [
     None,
@@ -164,69 +163,3 @@ def test_short_lists_too_count_against_the_limit_of_elements() -> None:
         decode(encode([1, 2, 3, 4]), Limits(items_max=3))
     with pytest.raises(ProtocolError, match="4 elements is over the limit of 3"):
         decode(encode(dict.fromkeys("abcd")), Limits(items_max=3))
-
-
-# -- messages -------------------------------------------------------------------------------------------------------
-
-CATALOG = Catalog(
-    [
-        Kind(1, "probe", {"seq": (int,)}),
-        Kind(7, "digest", {"vault": (bytes,), "until": (int, type(None))}, frozenset({2, 3})),
-    ]
-)
-
-
-def test_a_message_comes_back_with_fields_that_its_reader_does_not_know() -> None:
-    message = Message(7, 3, {"vault": b"v", "until": None, "from the future": [1]})
-    assert CATALOG.decode(CATALOG.encode(message)) == message
-    assert encode([7, 3, message.body]) == CATALOG.encode(message)
-
-
-REFUSED: dict[str, tuple[Any, str]] = {
-    "no list": ({"kind": 1}, r"not \[kind, version, body\]"),
-    "two parts": ([1, 1], r"not \[kind, version, body\]"),
-    "a kind that is text": (["probe", 1, {}], "kind is not a number"),
-    "a kind that is true": ([True, 1, {"seq": 1}], "kind is not a number"),
-    "a kind out of range": ([2**64 - 1, 1, {}], "kind is not a number"),
-    "an unknown kind": ([77, 1, {}], "message kind 77 is not known"),
-    "an unknown version": ([1, 9, {"seq": 1}], "version 9 of message probe is not known, only 1"),
-    "another unknown version": ([7, 1, {}], "version 1 of message digest is not known, only 2, 3"),
-    "a version that is text": ([1, "1", {"seq": 1}], "version of another type of message probe"),
-    "a body that is a list": ([1, 1, [1]], "body of message probe is not a map"),
-    "a missing field": ([1, 1, {}], "message probe lacks the field seq"),
-    "a field of another type": ([1, 1, {"seq": "1"}], "field seq of message probe is of type str"),
-    "a boolean for a number": ([1, 1, {"seq": True}], "field seq of message probe is of type bool"),
-    "a name that is bytes": ([1, 1, {"seq": 1, b"x": 1}], "name that is not text"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_message_is_refused_by_name(name: str) -> None:
-    value, reason = REFUSED[name]
-    with pytest.raises(ProtocolError, match=reason) as caught:
-        CATALOG.decode(encode(value))
-    assert caught.value.culprit == "remote"
-
-
-def test_a_message_that_would_be_refused_is_not_sent() -> None:
-    with pytest.raises(ProtocolError, match="kind 77") as caught:
-        CATALOG.encode(Message(77, 1, {}))
-    assert caught.value.culprit == "local"
-
-
-def test_kinds_have_names_for_logs() -> None:
-    assert [CATALOG.name_of(1), CATALOG.name_of(77)] == ["probe", "kind 77"]
-
-
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        [Kind(1, "a"), Kind(1, "b")],
-        [Kind(1, "a"), Kind(2, "a")],
-        [Kind(65_536, "a")],
-        [Kind(1, "a", versions=frozenset())],
-    ],
-)
-def test_a_catalog_that_is_ambiguous_is_refused(kinds: list[Kind]) -> None:
-    with pytest.raises(InvalidError, match="message kind"):
-        Catalog(kinds)
