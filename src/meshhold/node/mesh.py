@@ -27,11 +27,12 @@ from meshhold.discovery.mdns import lan_hosts, run_mdns
 from meshhold.discovery.upnp import run_upnp
 from meshhold.errors import ConflictError, InvalidError, MeshHoldError, UnavailableError
 from meshhold.index.contract import Index
-from meshhold.membership.member import ADDRESSES_MAX, State
+from meshhold.membership.member import State
 from meshhold.membership.messages import Changed
 from meshhold.model.ids import NodeId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.model.token import Token, decode_token, encode_token
+from meshhold.node.addresses import dialable, listen_address
 from meshhold.node.admission import ADMIT, redeem_pass
 from meshhold.node.roster_memory import RosterMemory
 from meshhold.node.roster_view import RosterView
@@ -143,7 +144,7 @@ class Mesh:
                 self._keys.all()[:1],  # the others at once, told apart
                 TcpTransport(),
                 dispatch=dispatch,
-                listen=[_listen_address(self._config.node.listen_addr)],
+                listen=[listen_address(self._config.node.listen_addr)],
                 watch=watch,
                 guest_dispatch=for_guests,
             ) as peering,
@@ -463,17 +464,8 @@ class Mesh:
         await self._nodes.announce(replace(self._facts, addresses=addresses))
 
     def _addresses(self, peering: Peering) -> tuple[str, ...]:
-        """Return where others can dial this node: as configured, else where it listens, wildcards made concrete."""
-        if self._config.node.advertise_addrs:
-            return self._config.node.advertise_addrs
-        found: list[str] = []
-        for address in peering.addresses:
-            host, port = address.rpartition(":")[0].strip("[]"), address.rpartition(":")[2]
-            hosts = [host]
-            if host in ("0.0.0.0", "::"):  # noqa: S104 - it is compared, not bound
-                hosts = [each for each in lan_hosts() if (":" in each) == (host == "::")]
-            found += [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
-        return tuple(dict.fromkeys([*found, *([self._mapped] if self._mapped else [])]))[:ADDRESSES_MAX]
+        """Return where others can dial this node: as configured, else what it finds out itself."""
+        return self._config.node.advertise_addrs or dialable(peering.addresses, lan_hosts(), self._mapped)
 
     def nodes(self) -> list[NodeView]:
         """Return every node that is known, this one first, then by name."""
@@ -493,8 +485,3 @@ class Mesh:
             return "off (no swarm key)"
         states = [view.state for view in self.nodes()]
         return f"{states.count('alive')} of {len(states)} nodes alive, {len(self.linked())} linked"
-
-
-def _listen_address(address: str) -> str:
-    """Return the address for the transport: `[::]` means every address of the machine, IPv4 too."""
-    return address.removeprefix("[::]") if address.startswith("[::]:") else address
