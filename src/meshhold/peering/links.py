@@ -90,8 +90,6 @@ class Peering:
         self._body_limits = codec.Limits(size_max=settings.limits.message_size)
         self.set_swarm_keys(swarm_keys)
 
-    # -- words ------------------------------------------------------------------------------------------------------
-
     async def call(self, peer: NodeId, name: str, body: codec.Value, *, timeout_s: float) -> Any:
         """Return the peer's answer; it is dialled if there is no link.
 
@@ -163,8 +161,6 @@ class Peering:
                     if attempt == ATTEMPTS_MAX:
                         raise
         raise CallTimeoutError(f"no stream to node {short_id(peer)} within {timeout_s:g} s")
-
-    # -- routes -----------------------------------------------------------------------------------------------------
 
     def learn(self, peer: NodeId, addresses: Sequence[str]) -> None:
         """Know where a peer can be dialled: in this order, in place of what was known."""
@@ -264,8 +260,6 @@ class Peering:
     def is_linked(self, peer: NodeId) -> bool:
         """Tell whether something can be said to this peer without dialling."""
         return self._table.best(peer) is not None
-
-    # -- reaching a peer --------------------------------------------------------------------------------------------
 
     async def _wait_link(self, peer: NodeId) -> Link:
         if peer == self.node_id:

@@ -64,10 +64,6 @@ Watch = Callable[[LinkEvent], None]
 """Is told of links in the moment that they open or close. Must return at once and raise nothing."""
 
 
-def watch_nothing(_: LinkEvent) -> None:
-    """Be told and do nothing."""
-
-
 def backoff_s(failures: int, settings: Settings, chance: float) -> float:
     """Return how long to wait after so many failures in a row; `chance` is from 0 to 1."""
     longest_s = min(settings.backoff_s_max, settings.backoff_s_min * 2.0 ** min(failures, 32))
