@@ -25,6 +25,16 @@ AHEAD: Final = 2
 """Chunks read or being read while one is sent: a thread that is woken late leaves no gap on the wire."""
 
 
+class _Fetch:
+    """A piece that is being read."""
+
+    __slots__ = ("done", "piece")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.piece = b""
+
+
 class ChunkReader:
     """Reads content of one node. Resources: borrows the chunk store."""
 
@@ -49,17 +59,27 @@ class ChunkReader:
         await self._copy_ahead(keys, content.refs, start, stop, sink)
 
     async def _copy_ahead(self, keys: VaultKeys, refs: tuple[Ref, ...], start: int, stop: int, sink: Sink) -> None:
-        send, receive = trio.open_memory_channel[bytes](AHEAD - 1)
+        """Fetch side by side, hand on in order."""
+        send, receive = trio.open_memory_channel[_Fetch](AHEAD - 1)
 
-        async def fetch() -> None:
-            async with send, aclosing(self.leaves(keys, refs, start, stop)) as leaves:
-                async for ref, first, end in leaves:
-                    await send.send(await self._piece(keys, ref, first, end))
+        async def fetch(slot: _Fetch, ref: Ref, first: int, end: int) -> None:
+            slot.piece = await self._piece(keys, ref, first, end)
+            slot.done.set()
 
         async with open_tasks() as nursery:
-            nursery.start_soon(fetch)
+
+            async def begin() -> None:
+                async with send, aclosing(self.leaves(keys, refs, start, stop)) as leaves:
+                    async for leaf in leaves:
+                        slot = _Fetch()
+                        await send.send(slot)
+                        nursery.start_soon(fetch, slot, *leaf)
+
+            nursery.start_soon(begin)
             async with receive:
-                async for piece in receive:
+                async for slot in receive:
+                    await slot.done.wait()
+                    piece, slot.piece = slot.piece, b""
                     await sink(piece)
 
     async def leaves(
