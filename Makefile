@@ -34,9 +34,11 @@ test: $(VENV)/.dev ## Run the tests
 	@$(BIN)/python -m pytest -m "not clients and not slow"
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
+	@.ci/need strace:strace
 	@$(BIN)/python -m pytest -m slow tests/faults -v -rsP
 
 mesh: $(VENV)/.dev ## Run the long tests of real meshes: five daemons, partitions, routers (as root)
+	@.ci/need ip:iproute2 nft:nftables tshark:tshark
 	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP
 
 # Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.

@@ -206,9 +206,9 @@ def tshark(port: int, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 def test_tshark_sees_nothing(tmp_path: Path) -> None:
     """The same with a real capture of the mesh's own port, without anything of ours between the nodes."""
+    assert shutil.which("tshark"), "tshark is not installed: `make mesh` installs it, or apt-get install tshark"
     (tmp_path / "nodes").mkdir()
     with open_mesh(tmp_path / "nodes") as mesh:
         nodes = [mesh.add(name) for name in ("n1", "n2", "n3")]

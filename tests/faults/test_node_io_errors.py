@@ -32,8 +32,7 @@ CHUNK_NAMES = range(64)
 @pytest.fixture
 def folder(tmp_path: Path) -> NodeFolder:
     """Make a node that was never started."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed (apt-get install strace)")
+    assert shutil.which("strace"), "strace is not installed: `make test` installs it, or apt-get install strace"
     node = NodeFolder(tmp_path / "home")
     assert node.type("init", "--s3-addr", f"127.0.0.1:{node.port}").returncode == 0
     return node

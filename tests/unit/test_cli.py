@@ -48,31 +48,6 @@ def node(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeNode]:
 Typed = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
-    """Run one command line; return exit code, stdout and stderr."""
-
-    def run_line(*arguments: str) -> tuple[int, str, str]:
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run_line
-
-
-@pytest.fixture
-def asked(typed: Typed) -> Callable[..., Any]:
-    """Run one command line with `--json`; return the parsed answer."""
-
-    def run_line(*arguments: str) -> Any:
-        code, out, err = typed(*arguments, "--json")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return run_line
-
-
 # -- a node comes into being ----------------------------------------------------------------------------------------
 
 
