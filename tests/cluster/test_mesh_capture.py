@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -201,7 +200,7 @@ def tshark(port: int, path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.communicate(timeout=DEADLINE_S)
 
 

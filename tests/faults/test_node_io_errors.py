@@ -55,17 +55,16 @@ def failing(daemon: RunningDaemon, call: str, code: str, paths: Sequence[Path] =
     words += ["-e", f"trace={call}", "-e", f"inject={call}:error={code}:when=1"]
     words += [word for path in paths for word in ("-P", str(path))]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
-        assert tracer.stderr is not None
-        line = tracer.stderr.readline()
-        while line and "attached" not in line:
-            line = tracer.stderr.readline()
-        if not line:
-            pytest.skip("strace may not attach to a process here")
         try:
+            assert tracer.stderr is not None
+            line = tracer.stderr.readline()
+            while line and "attached" not in line:
+                line = tracer.stderr.readline()
+            if not line:
+                pytest.skip("strace may not attach to a process here")
             yield
         finally:
-            tracer.terminate()
-            tracer.communicate()
+            tracer.kill()  # asked to end, it waits for threads of a daemon that ends meanwhile, sometimes for ever
 
 
 @pytest.mark.parametrize(("call", "kind"), [("fdatasync", "small"), ("fsync", "large")])
