@@ -193,6 +193,14 @@ class FailingConnection:
         self._left = nth
 
     def execute(self, statement: str, *arguments: object) -> sqlite3.Cursor:
+        self._count(statement)
+        return self._real.execute(statement, *arguments)  # type: ignore[arg-type] # passed on as they came
+
+    def executemany(self, statement: str, rows: list[tuple[object, ...]]) -> sqlite3.Cursor:
+        self._count(statement)
+        return self._real.executemany(statement, rows)
+
+    def _count(self, statement: str) -> None:
         if self._word in statement:
             self._left -= 1
             if self._left == 0:
@@ -200,7 +208,6 @@ class FailingConnection:
                 error.sqlite_errorcode = self._code
                 error.sqlite_errorname = "INJECTED"
                 raise error
-        return self._real.execute(statement, *arguments)  # type: ignore[arg-type] # passed on as they came
 
     @property
     def in_transaction(self) -> bool:
@@ -214,7 +221,9 @@ def break_writer(index: SqliteIndex, word: str, code: int, nth: int = 1) -> None
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
-@pytest.mark.parametrize("word", ["BEGIN", "SELECT live", "INSERT OR REPLACE", "INSERT INTO vault", "COMMIT"])
+@pytest.mark.parametrize(
+    "word", ["BEGIN", "SELECT state", "INTO register", "SELECT digests", "INTO vault", "INTO name", "COMMIT"]
+)
 async def test_an_io_error_at_any_statement_fails_its_batch_and_no_later_one(
     tmp_path: Path, word: str, nth: int
 ) -> None:

@@ -23,7 +23,7 @@ from meshhold.index.failures import failure_of
 from meshhold.index.pace import CommitPace
 
 PENDING_MAX: Final = 1_024
-"""Writes that wait or are being committed: 16 MiB of the largest entries. Further callers wait for room."""
+"""Callers whose writes wait or are being committed: 16 MiB of the largest entries, if each has one. More must wait."""
 _STRETCH: Final = 32
 """Writes run without letting other tasks in: about a millisecond."""
 
@@ -33,9 +33,10 @@ Work = Callable[[], object]
 class _Batch:
     """Writes that share one commit. `failure` is set before `done`, or stays None for a durable batch."""
 
-    __slots__ = ("done", "failure", "works")
+    __slots__ = ("callers", "done", "failure", "works")
 
     def __init__(self) -> None:
+        self.callers = 0
         self.works: list[Work] = []
         self.done = trio.Event()
         self.failure: MeshHoldError | None = None
@@ -74,11 +75,11 @@ class GroupCommit:
         self.gate = trio.Lock()
         """Whoever holds it keeps commits from beginning."""
 
-    async def submit(self, work: Work) -> None:
-        """Run `work` in the next transaction; return when that is durable.
+    async def submit(self, *works: Work) -> None:
+        """Run `works` in the next transaction; return when that is durable.
 
-        `work` must be short and synchronous. Cancelling the wait does not undo it.
-        Errors: what `failure_of` makes of SQLite's error; then nothing of `work` has happened.
+        Each must be short and synchronous. Cancelling the wait does not undo them.
+        Errors: what `failure_of` makes of SQLite's error; then nothing of `works` has happened.
         """
         try:
             self._room.acquire_nowait()
@@ -88,7 +89,8 @@ class GroupCommit:
             self._room.release()
             raise self._refusal()
         batch = self._gathering
-        batch.works.append(work)
+        batch.works += works
+        batch.callers += 1
         self._wake.set()
         await batch.done.wait()
         if batch.failure is not None:
@@ -182,5 +184,5 @@ class GroupCommit:
     def _end_batch(self, batch: _Batch, failure: MeshHoldError | None) -> None:
         batch.failure = failure
         batch.done.set()
-        for _ in batch.works:
+        for _ in range(batch.callers):
             self._room.release()

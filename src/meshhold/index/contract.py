@@ -6,8 +6,10 @@ rows share one commit, and each caller returns when its own row is durable.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
 
+from meshhold.crypto.hashing import hash_bytes
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp
@@ -31,6 +33,41 @@ class Listed(NamedTuple):
     """Algorithm (and `:kind`) of the object's checksum, or `""`."""
 
 
+class Change(NamedTuple):
+    """One row to be saved, with what the index derives nothing of itself; see `projection.change_of`."""
+
+    space: Space
+    key: bytes
+    row: Row
+    listed: Listed | None
+    """None unless it is a live object."""
+    tombstone: bool = False
+    """Whether the entry is a deletion. An object's row without `listed` is one anyway."""
+
+
+class Name(NamedTuple):
+    """One row as replicas compare it: which register, and the ballot under which its entry was taken."""
+
+    space: Space
+    key: bytes
+    accepted: Stamp
+
+
+BUCKETS: Final = 1024
+"""Buckets of a vault's registers: a digest of all is 8 KiB, and one bucket of a million rows is a page of names.
+Replicas compare digests of each other, so neither this number nor the hashes below ever change."""
+DIGEST_SIZE: Final = 8
+"""Bytes of a bucket's digest: two buckets that differ by chance look equal once in 2^64."""
+
+SAVE_MANY_MAX: Final = 1_000
+"""Rows of one `save_many`: some 50 ms of which other writers wait for their turn."""
+
+
+def bucket_of(space: int, key: bytes) -> int:
+    """Return the bucket, from 0, of the register in `space` that `key` names; the same on every node."""
+    return int.from_bytes(hash_bytes(bytes((space,)) + key)[:2], "big") & (BUCKETS - 1)
+
+
 class Counts(NamedTuple):
     """Live objects of a vault and their plaintext bytes."""
 
@@ -44,11 +81,19 @@ class Index(Protocol):
     def load(self, vault: VaultId, space: Space, key: bytes) -> Row | None:
         """Return the committed row, or None if there never was one (or its tombstone was removed)."""
 
-    async def save(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
-        """Make the row durable, replacing what was there; `listed` is None unless it is a live object.
+    async def save(
+        self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None, *, tombstone: bool = False
+    ) -> None:
+        """Make the row durable, replacing what was there; `listed` and `tombstone` as in `Change`.
 
         Cancelling the wait does not undo the write. Rows saved by concurrent calls share a commit.
         Errors: `StorageFullError`, `StorageFailedError` (then the row is not there); a failed fsync is fatal.
+        """
+
+    async def save_many(self, vault: VaultId, changes: Sequence[Change]) -> None:
+        """Make the rows durable in one commit: all or none; otherwise like `save` of each, in their order.
+
+        Errors: `ValueError` for more than `SAVE_MANY_MAX` rows.
         """
 
     def list_keys(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
@@ -62,6 +107,31 @@ class Index(Protocol):
 
     def scan(self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int) -> list[tuple[bytes, Row]]:
         """Return up to `limit` rows (tombstones too) whose key begins with `prefix` and is greater than `after`."""
+
+    def bucket_digests(self, vault: VaultId) -> bytes:
+        """Return `BUCKETS` digests of `DIGEST_SIZE` bytes, in the order of the buckets' numbers.
+
+        A digest is the XOR over the bucket's rows, tombstones too, of the first 8 bytes of BLAKE3(space (1 byte),
+        length of the key (2 bytes, big endian), key, accepted). It changes in the commit that changes the row, and
+        replicas that hold the same rows have the same digests, whatever the order they came in. Cost: one read.
+        """
+
+    def bucket_names(
+        self, vault: VaultId, bucket: int, limit: int, after: tuple[Space, bytes] | None = None
+    ) -> list[Name]:
+        """Return up to `limit` rows of a bucket, tombstones too, that come after `after`, by (space, key).
+
+        The cost grows with `limit`, not with the number of rows in the vault.
+        """
+
+    def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
+        """Return up to `limit` rows, tombstones too, with `after` < key <= `upto` (None: to the end), in key order."""
+
+    def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
+        """Return up to `limit` rows of all spaces that hold a deletion and come after `after`, by (space, key).
+
+        The cost grows with `limit`, not with the number of live rows.
+        """
 
     async def forget(self, vault: VaultId, space: Space, keys: list[tuple[bytes, Stamp]]) -> int:
         """Remove those rows that still hold exactly this accepted ballot; return how many went."""

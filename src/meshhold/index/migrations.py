@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from meshhold.errors import UnknownFormatError
+from meshhold.index.filling import fill_names, is_tombstone
 
 APPLICATION_ID: Final = 0x4D48_4958
 """`MHIX` in the file's header: tells our index from any other SQLite file."""
@@ -29,11 +30,29 @@ _FIRST: Final = (
     "CREATE TABLE setting(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
 
-MIGRATIONS: Final[tuple[Sequence[str], ...]] = (_FIRST,)
-"""Statements that lead from schema version n to n + 1. Published ones are never edited: append."""
+_SECOND: Final = (
+    # 0 an upload or part, 1 a live object, 2 a deletion of any space.
+    "ALTER TABLE register RENAME COLUMN live TO state",
+    "UPDATE register SET state = 2 WHERE state = 0 AND (space = 0 OR is_tombstone(entry))",
+    "CREATE INDEX register_deleted ON register(vault, space, key, accepted, state) WHERE state = 2",
+    # The registers once more, by bucket. Not an index: its rows are written sorted, once per commit.
+    """CREATE TABLE name(
+        vault INTEGER NOT NULL, bucket INTEGER NOT NULL, space INTEGER NOT NULL, key BLOB NOT NULL,
+        accepted BLOB NOT NULL, PRIMARY KEY(vault, bucket, space, key)) WITHOUT ROWID""",
+    # One value, 8 bytes per bucket: read at once, and SQLite writes only those of its pages that change.
+    "ALTER TABLE vault ADD COLUMN digests BLOB NOT NULL DEFAULT x''",
+    fill_names,
+    # Tells that the rows were there before this node compared them with others.
+    """INSERT INTO setting(name, value)
+        SELECT 'index before seats', x'31' FROM pragma_user_version WHERE user_version = 1""",
+)
+
+Step = str | Callable[[sqlite3.Connection], None]
+MIGRATIONS: Final[tuple[Sequence[Step], ...]] = (_FIRST, _SECOND)
+"""What leads from schema version n to n + 1. Published ones are never edited: append."""
 
 
-def check_schema(connection: sqlite3.Connection, place: str, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+def check_schema(connection: sqlite3.Connection, place: str, migrations: Sequence[Sequence[Step]] = MIGRATIONS) -> None:
     """Refuse, before anything is changed, a file that is not an index or that a newer program wrote.
 
     Errors: `UnknownFormatError` naming `place`, the version found and the newest known.
@@ -51,14 +70,21 @@ def check_schema(connection: sqlite3.Connection, place: str, migrations: Sequenc
         )
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> int:
-    """Bring the schema to the newest version in one transaction; return how many steps it took."""
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[Step]] = MIGRATIONS) -> int:
+    """Bring the schema to the newest version in one transaction; return how many steps it took.
+
+    Steps see in `user_version` which version the file had.
+    """
+    connection.create_function("is_tombstone", 1, is_tombstone, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         _, version = _facts(connection)
         for step in migrations[version:]:
-            for statement in step:
-                connection.execute(statement)
+            for action in step:
+                if isinstance(action, str):
+                    connection.execute(action)
+                else:
+                    action(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")

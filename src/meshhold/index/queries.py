@@ -46,7 +46,15 @@ class Query:
         return list(self._statements.values())
 
 
-_LISTING: Final = "FROM register INDEXED BY register_listing WHERE space = 0 AND live = 1 AND vault = :vault"
+_LISTING: Final = "FROM register INDEXED BY register_listing WHERE space = 0 AND state = 1 AND vault = :vault"
 LIST: Final = Query(f"SELECT key, size, etag, modified_ms, checksum {_LISTING}")
 FIRST: Final = Query(f"SELECT key {_LISTING}")
 SCAN: Final = Query("SELECT key, accepted, entry FROM register WHERE vault = :vault AND space = :space")
+
+_ONWARD: Final = "(space, key) > (:space, :after) ORDER BY space, key LIMIT :limit"
+BUCKET: Final = f"SELECT space, key, accepted FROM name WHERE vault = :vault AND bucket = :bucket AND {_ONWARD}"
+TOMBSTONES: Final = f"""SELECT space, key, accepted FROM register INDEXED BY register_deleted
+    WHERE state = 2 AND vault = :vault AND {_ONWARD}"""
+_INTERVAL: Final = "SELECT space, key, accepted FROM register WHERE vault = :vault AND space = :space AND key > :after"
+INTERVAL_TO_END: Final = f"{_INTERVAL} ORDER BY key LIMIT :limit"
+INTERVAL: Final = f"{_INTERVAL} AND key <= :upto ORDER BY key LIMIT :limit"

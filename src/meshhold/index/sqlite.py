@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from meshhold.blocking import RunBlocking
+from meshhold.index.changes import NO_DIGESTS, STATE_DELETED, STATE_KEPT, STATE_LIVE, Changes
 from meshhold.index.checkpoints import PAGE_SIZE, Checkpoints
 from meshhold.index.commits import GroupCommit
-from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.contract import SAVE_MANY_MAX, Change, Counts, Listed, Name, Row
 from meshhold.index.failures import failure_of
 from meshhold.index.migrations import check_schema, migrate
-from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek
+from meshhold.index.queries import BUCKET, FIRST, INTERVAL, INTERVAL_TO_END, LIST, SCAN, TOMBSTONES, Query, Seek
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp, unpack_stamp
@@ -35,15 +37,15 @@ LIMIT_MAX: Final = 10_000
 """Rows of one page: reads run on the event loop."""
 _DROP_SLICE: Final = 128
 """Rows removed per commit when a vault goes: a few milliseconds, so that other writers get their turn."""
-_PAGES_PER_BATCH: Final = 3
-_PAGES_PER_ROW: Final = 3
+_FIRST: Final = (-1, b"")  # comes before every row
+_PAGES_PER_BATCH: Final = 5
+_PAGES_PER_ROW: Final = 4
 
 _LOAD: Final = "SELECT accepted, entry FROM register WHERE vault = ? AND space = ? AND key = ?"
-_BEFORE: Final = "SELECT live, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
+_BEFORE: Final = "SELECT state, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
+_SLICE: Final = "SELECT space, key, state, size, accepted FROM register WHERE vault = ? LIMIT ?"
 _SAVE: Final = "INSERT OR REPLACE INTO register VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE: Final = "DELETE FROM register WHERE vault = ? AND space = ? AND key = ?"
-_COUNT: Final = """INSERT INTO vault(number, id, objects, bytes) VALUES(?, ?, ?, ?)
-    ON CONFLICT(number) DO UPDATE SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes"""
 
 
 class SqliteIndex:
@@ -53,12 +55,11 @@ class SqliteIndex:
         self._writer = writer
         self._reader = reader
         self._numbers: dict[str, int] = dict(self._rows("SELECT id, number FROM vault", ()))
-        self._stored = set(self._numbers)
-        self._changes: dict[str, list[int]] = {}
+        self._changes = Changes()
         self._pages = 0
         self.checkpoints: Checkpoints | None = None
         self.commits = GroupCommit(
-            writer, run_blocking, before_commit=self._count, after=self._ended, one_connection=writer is reader
+            writer, run_blocking, before_commit=self._write_changes, after=self._ended, one_connection=writer is reader
         )
 
     # -- registers ---------------------------------------------------------------------------------------------------
@@ -68,9 +69,18 @@ class SqliteIndex:
         rows = self._rows(_LOAD, (self._numbers.get(vault), int(space), key))
         return Row(unpack_stamp(rows[0][0]), rows[0][1]) if rows else None
 
-    async def save(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
+    async def save(
+        self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None, *, tombstone: bool = False
+    ) -> None:
         """Make the row durable; see `Index.save`."""
-        await self.commits.submit(lambda: self._put(vault, space, key, row, listed))
+        await self.commits.submit(lambda: self._put(vault, space, key, row, listed, tombstone))
+
+    async def save_many(self, vault: VaultId, changes: Sequence[Change]) -> None:
+        """Make the rows durable in one commit; see `Index.save_many`."""
+        if len(changes) > SAVE_MANY_MAX:
+            raise ValueError(f"{len(changes)} rows in one commit: save at most {SAVE_MANY_MAX} at a time")
+        if changes:
+            await self.commits.submit(*(partial(self._put, vault, *change) for change in changes))
 
     def list_keys(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """Return a page of live objects; see `Index.list_keys`."""
@@ -112,6 +122,29 @@ class SqliteIndex:
         """Return live objects and bytes; see `Index.counts`."""
         rows = self._rows("SELECT objects, bytes FROM vault WHERE number = ?", (self._numbers.get(vault),))
         return Counts(*rows[0]) if rows else Counts(0, 0)
+
+    # -- what replicas compare -----------------------------------------------------------------------------------------
+
+    def bucket_digests(self, vault: VaultId) -> bytes:
+        """Return the digests of all buckets; see `Index.bucket_digests`."""
+        rows = self._rows("SELECT digests FROM vault WHERE number = ?", (self._numbers.get(vault),))
+        digests: bytes = rows[0][0] if rows else NO_DIGESTS
+        return digests
+
+    def bucket_names(
+        self, vault: VaultId, bucket: int, limit: int, after: tuple[Space, bytes] | None = None
+    ) -> list[Name]:
+        """Return a page of a bucket's rows; see `Index.bucket_names`."""
+        return self._names(BUCKET, vault, after or _FIRST, limit, bucket=bucket)
+
+    def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
+        """Return a page of one space's rows; see `Index.interval`."""
+        statement = INTERVAL_TO_END if upto is None else INTERVAL
+        return self._names(statement, vault, (space, after), limit, upto=upto)
+
+    def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
+        """Return a page of deletions; see `Index.tombstones`."""
+        return self._names(TOMBSTONES, vault, after or _FIRST, limit)
 
     def reusable_bytes(self) -> int:
         """Return the bytes of the file that hold nothing: new rows fill them before the file grows."""
@@ -170,18 +203,32 @@ class SqliteIndex:
         }
         return self._rows(query.statement(seek), arguments)
 
+    def _names(
+        self, statement: str, vault: VaultId, after: tuple[int, bytes], limit: int, **more: int | bytes | None
+    ) -> list[Name]:
+        arguments = {
+            "vault": self._numbers.get(vault),
+            "space": int(after[0]),
+            "after": after[1],
+            "limit": max(0, min(limit, LIMIT_MAX)),
+            **more,
+        }
+        rows = self._rows(statement, arguments)
+        return [Name(Space(space), key, unpack_stamp(accepted)) for space, key, accepted in rows]
+
     # -- inside a transaction ------------------------------------------------------------------------------------------
 
-    def _put(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
-        number = self._number(vault)
-        before = self._write(_BEFORE, (number, int(space), key)).fetchone()
-        if listed is None:
-            self._write(_SAVE, (number, int(space), key, row.accepted.pack(), 0, 0, "", 0, "", row.entry))
-            self._changed(vault, before, 0, 0)
+    def _put(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None, tombstone: bool) -> None:
+        name = (self._number(vault), int(space), key)
+        accepted = row.accepted.pack()
+        before = self._write(_BEFORE, name).fetchone()
+        if listed is not None:
+            shown = (STATE_LIVE, listed.size, listed.etag, listed.modified_ms, listed.checksum)
         else:
-            shown = (1, listed.size, listed.etag, listed.modified_ms, listed.checksum)
-            self._write(_SAVE, (number, int(space), key, row.accepted.pack(), *shown, row.entry))
-            self._changed(vault, before, 1, listed.size)
+            deleted = tombstone or space is Space.OBJECTS
+            shown = (STATE_DELETED if deleted else STATE_KEPT, 0, "", 0, "")
+        self._write(_SAVE, (*name, accepted, *shown, row.entry))
+        self._changes.note(vault, name[1], key, before, (shown[0], shown[1], accepted))
         self._pages += _PAGES_PER_ROW + len(row.entry) // PAGE_SIZE
 
     def _remove(self, vault: VaultId, space: Space, key: bytes, accepted: Stamp) -> bool:
@@ -190,24 +237,20 @@ class SqliteIndex:
         if before is None or before[2] != accepted.pack():
             return False
         self._write(_REMOVE, name)
-        self._changed(vault, before, 0, 0)
+        self._changes.note(vault, name[1], key, before, None)
         self._pages += _PAGES_PER_ROW
         return True
 
     def _drop_slice(self, vault: VaultId) -> bool:
         """Remove a slice of the vault's rows; return whether there may be more."""
         number = self._numbers.get(vault)
-        rows = self._write(
-            "SELECT space, key, live, size FROM register WHERE vault = ? LIMIT ?", (number, _DROP_SLICE)
-        ).fetchall()
+        rows = self._write(_SLICE, (number, _DROP_SLICE)).fetchall()
         if not rows:
-            self._changes.pop(vault, None)
-            self._write("DELETE FROM vault WHERE number = ?", (number,))
-            self._stored.discard(vault)
+            self._changes.drop(self._writer, number, vault)
             return False
-        for space, key, live, size in rows:
+        for space, key, *before in rows:
             self._write(_REMOVE, (number, space, key))
-            self._changed(vault, (live, size), 0, 0)
+            self._changes.note(vault, space, key, tuple(before), None)
         self._pages += _PAGES_PER_ROW * len(rows)
         return True
 
@@ -221,20 +264,10 @@ class SqliteIndex:
             number = self._numbers[vault] = max(self._numbers.values(), default=0) + 1
         return number
 
-    def _changed(self, vault: str, before: tuple[int, ...] | None, live: int, size: int) -> None:
-        change = self._changes.setdefault(vault, [0, 0])
-        was_live = before is not None and before[0]
-        change[0] += live - (1 if was_live else 0)
-        change[1] += size - (before[1] if before is not None and was_live else 0)
+    def _write_changes(self) -> None:
+        self._changes.write(self._writer, self._numbers)
 
-    def _count(self) -> None:
-        for vault, (objects, size) in self._changes.items():
-            if objects or size or vault not in self._stored:
-                self._write(_COUNT, (self._numbers[vault], vault, objects, size))
-
-    def _ended(self, committed: bool) -> None:
-        if committed:
-            self._stored.update(self._changes)
+    def _ended(self, _committed: bool) -> None:
         self._changes.clear()
         if self.checkpoints is not None:
             self.checkpoints.grew(self._pages + _PAGES_PER_BATCH)
