@@ -130,7 +130,7 @@ def test_only_the_standing_promise_is_held() -> None:
 
 def test_what_a_forgotten_row_refused_stays_refused() -> None:
     one = acceptor()
-    one.forget(at(5))
+    one.raise_floor(at(5))
     assert one.accept("k", at(4), ZERO, NOW_MS) == Stale(at(5))
 
 

@@ -1,4 +1,4 @@
-"""What a register holds: object versions, uploads, parts, tombstones, and their stored form. Knows no disk."""
+"""What a register holds: versions, uploads, parts, configurations, tombstones; their stored form. Knows no disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgpack
 
 from meshhold.errors import UnknownFormatError
+from meshhold.model.configuration import Configuration, unpack_configuration
 from meshhold.model.ids import ChunkId, OpId
 
 ANCESTORS_KEPT: Final = 16  # design limit: a retry that more than 16 later changes overtook has an unknown outcome
@@ -25,6 +26,8 @@ class Space(IntEnum):
     """key = the object's key, 0x00, the 16-byte upload id"""
     PARTS = 2
     """key = the 16-byte upload id, the part's number (2 bytes, big endian)"""
+    CONFIGURATION = 3
+    """one register, its key empty: which nodes keep the vault's index"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Part:
     checksums: Checksums = field(default_factory=Checksums)
 
 
-Value = ObjectVersion | Upload | Part
+Value = ObjectVersion | Upload | Part | Configuration
 _TOMBSTONE: Final = 0
 
 
@@ -128,6 +131,8 @@ def encode_entry(entry: Entry) -> bytes:
         head += [
             3, value.size, value.etag, value.modified_ms, value.content, value.checksums.kind, value.checksums.values,
         ]  # fmt: skip
+    elif isinstance(value, Configuration):
+        head += [4, value.pack()]
     else:
         head.append(_TOMBSTONE)
     packed: bytes = msgpack.packb(head)
@@ -163,5 +168,8 @@ def _decode_value(kind: int, fields: list[Any]) -> Value | None:
         case 3:
             size, etag, modified_ms, content, checksum_kind, checksums = fields
             return Part(size, etag, modified_ms, content, Checksums(checksum_kind, checksums))
+        case 4:
+            (packed,) = fields
+            return unpack_configuration(packed)
         case _:
             raise UnknownFormatError(f"index entry kind {kind!r} is not known", "use a newer meshhold")

@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, NamedTuple
 
-from meshhold.model.stamp import COUNTER_BITS, Stamp
+from meshhold.model.stamp import COUNTER_BITS, ZERO, Stamp
 
 WINDOW_MS: Final = 10 * 60 * 1000
 """Clocks of honest machines differ by less, and messages older than this are dead."""
@@ -80,10 +80,14 @@ class Acceptor:
     `node` is its own stamp node; `horizon` the durable horizon found at start (`ZERO` on the first start).
     """
 
-    def __init__(self, node: bytes, horizon: Stamp, promises_max: int = PROMISES_MAX) -> None:
+    def __init__(
+        self, node: bytes, horizon: Stamp, promises_max: int = PROMISES_MAX, window_ms: int = WINDOW_MS
+    ) -> None:
         self._node = node
+        self._window_ms = window_ms
         self._horizon = horizon
-        self._floor = horizon
+        self._floor = horizon  # for registers without a standing promise
+        self._barrier = ZERO  # for all
         self._promises: OrderedDict[Hashable, Stamp] = OrderedDict()
         self._promises_max = promises_max
 
@@ -98,7 +102,7 @@ class Acceptor:
         """Promise to take nothing below `ballot` for register `name`, whose durable accepted ballot is `accepted`."""
         if refusal := self._outside_window(ballot, now_ms):
             return refusal
-        highest = max(self._promises.get(name, self._floor), accepted)
+        highest = max(self._promises.get(name, self._floor), self._barrier, accepted)
         if ballot <= highest:
             return Stale(highest)
         if until := self.horizon_for(ballot):
@@ -112,15 +116,25 @@ class Acceptor:
         """Decide whether the entry that comes with `ballot` is to be made durable."""
         if ballot == accepted:
             return TAKEN
-        if refusal := self._outside_window(ballot, now_ms):
-            return refusal
-        promised = self._promises.get(name, self._floor)
-        if ballot < promised or ballot < accepted:
+        return self._outside_window(ballot, now_ms) or self.accept_copy(name, ballot, accepted)
+
+    def accept_copy(self, name: Hashable, ballot: Stamp, accepted: Stamp) -> Take | NeedHorizon | Stale:
+        """Decide about an entry that another replica accepted under `ballot`, however long ago.
+
+        It is the proposer's own message come late. What was removed does not return: its ballot is below the floor.
+        """
+        promised = max(self._promises.get(name, self._floor), self._barrier)
+        if ballot < promised or ballot <= accepted:
             return Stale(max(promised, accepted))
         if until := self.horizon_for(ballot):  # so that `forget` need not be remembered across a restart
             return NeedHorizon(until)
         self._promise(name, ballot)
         return TAKE
+
+    @property
+    def floor(self) -> Stamp:
+        """At or below it all counts as promised, for a register without a standing promise."""
+        return max(self._floor, self._barrier)
 
     def holds(self, name: Hashable, ballot: Stamp) -> bool:
         """Tell whether `ballot` is the standing promise for `name`: then the accepted ballot is known to be lower."""
@@ -143,9 +157,12 @@ class Acceptor:
         """Allow ballots up to `until`, which the caller has made durable. A lower horizon than today's is ignored."""
         self._horizon = max(self._horizon, until)
 
-    def forget(self, accepted: Stamp) -> None:
-        """Go on refusing what a row about to be removed refused: ballots up to `accepted`."""
-        self._floor = max(self._floor, accepted)
+    def raise_floor(self, ballot: Stamp) -> None:
+        """Refuse ballots below `ballot` from now on: rows about to be removed, which refused them, need not be kept.
+
+        For this to outlast a restart the durable horizon must be at or above it.
+        """
+        self._barrier = max(self._barrier, ballot)
 
     def _promise(self, name: Hashable, ballot: Stamp) -> None:
         self._promises[name] = ballot
@@ -156,6 +173,6 @@ class Acceptor:
 
     def _outside_window(self, ballot: Stamp, now_ms: int) -> Skewed | None:
         skew_ms = ballot.wall_ms - now_ms
-        if ballot.node == self._node or -WINDOW_MS <= skew_ms <= WINDOW_MS:
+        if ballot.node == self._node or -self._window_ms <= skew_ms <= self._window_ms:
             return None
         return Skewed(ballot.node, skew_ms)

@@ -56,20 +56,19 @@ Refusal = Stale | Skewed | Outdated | Unaware | Absent
 
 
 class Listing(NamedTuple):
-    """A page of live objects, and the digest of all names in the interval that it was read from.
+    """A page of live objects, and all names in the interval that it was read from, at the same moment.
 
     The interval reaches up to the last row's key if the page is full, else to the end of the prefix.
     """
 
     rows: list[Listed]
-    digest: bytes
+    names: list[Name]
 
 
 class Scan(NamedTuple):
-    """A page of rows with their entries, tombstones too, and the digest of all names in its interval."""
+    """A page of rows with their entries, tombstones too: its interval ends with its last row, or with the prefix."""
 
     rows: list[tuple[bytes, Row]]
-    digest: bytes
 
 
 class Replica(Protocol):
