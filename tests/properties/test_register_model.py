@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from meshhold.model.entry import Entry, Upload
-from meshhold.model.ids import OpId
+from meshhold.model.ids import NodeId, OpId
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.acceptor import Acceptor, NeedHorizon, Promised, Skewed, Stale, Take, Taken
 from meshhold.register.lineage import Outcome, outcome, succeed
-from meshhold.register.rounds import Answer, judge, majority_of
+from meshhold.register.rounds import Answer, judge
 
 NAME = "key"
 START_MS = 1_700_000_000_000
@@ -115,7 +115,7 @@ class World:
         self.random = random.Random(seed)
         self.bugs = bugs
         self.members = [Member(number, bugs) for number in range(self.random.choice([3, 3, 5]))]
-        self.majority = majority_of(len(self.members))
+        self.majority = len(self.members) // 2 + 1
         self.now_ms = START_MS
         self.holders: dict[Stamp, set[int]] = {}
         self.entries: dict[Stamp, Entry] = {}
@@ -142,7 +142,10 @@ class World:
             for stale in answers:
                 if isinstance(stale, Stale):
                     clock.observe(stale.ballot)
-            seen = judge([Answer(stamp, stamp.pack()) for stamp, _ in promises], len(self.members))
+            seen = judge(
+                {NodeId(str(at)): Answer(stamp, stamp.pack()) for at, (stamp, _) in enumerate(promises)},
+                lambda nodes: len(nodes) >= self.majority,
+            )
             if seen is None:
                 continue
             current = self.entries.get(seen.highest.accepted)

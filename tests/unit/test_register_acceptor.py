@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshhold.model.configuration import found_configuration
 from meshhold.model.entry import ANCESTORS_KEPT, Entry
-from meshhold.model.ids import OpId
+from meshhold.model.ids import NodeId, OpId
 from meshhold.model.stamp import COUNTER_BITS, ZERO, Stamp
 from meshhold.register.acceptor import (
     HORIZON_STEP_MS,
@@ -19,7 +20,7 @@ from meshhold.register.acceptor import (
     Stale,
 )
 from meshhold.register.lineage import Outcome, outcome, succeed
-from meshhold.register.rounds import NOTHING, Answer, judge, majority_of
+from meshhold.register.rounds import NOTHING, Answer, judge
 
 OWN, PEER = b"own-node", b"peernode"
 NOW_MS = 1_700_000_000_000
@@ -197,17 +198,17 @@ def test_a_history_that_was_removed_tells_nothing() -> None:
 # -- rounds ------------------------------------------------------------------------------------------------------------
 
 
-def test_any_two_majorities_share_a_replica() -> None:
-    assert [majority_of(replicas) for replicas in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+THREE = found_configuration([A, B, C])
 
 
-def test_fewer_answers_than_a_majority_say_nothing() -> None:
-    assert judge([NOTHING], 3) is None
+def test_fewer_answers_than_a_quorum_say_nothing() -> None:
+    assert judge({A: NOTHING}, THREE.has_quorum) is None
 
 
-def test_the_highest_answer_counts_and_is_chosen_only_when_a_majority_holds_it() -> None:
+def test_the_highest_answer_counts_and_is_chosen_only_when_a_quorum_holds_it() -> None:
     low, high = Answer(at(1), b"low"), Answer(at(2), b"high")
-    assert judge([low, high], 3) == (high, False)
-    assert judge([high, high], 3) == (high, True)
-    assert judge([high, low, low], 3) == (high, False)
-    assert judge([low], 1) == (low, True)
+    assert judge({A: low, B: high}, THREE.has_quorum) == (high, False)
+    assert judge({A: high, C: high}, THREE.has_quorum) == (high, True)
+    assert judge({A: high, B: low, C: low}, THREE.has_quorum) == (high, False)
+    assert judge({A: low}, found_configuration([A]).has_quorum) == (low, True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from meshhold.model.ids import NodeId
 from meshhold.model.stamp import ZERO, Stamp
 
 
@@ -20,25 +21,19 @@ NOTHING = Answer(ZERO, None)
 
 
 class Seen(NamedTuple):
-    """The highest answer of a majority. `chosen`: a majority holds exactly it, so it can be relied on as it is."""
+    """The highest answer of a quorum. `chosen`: a quorum holds exactly it, so it can be relied on as it is."""
 
     highest: Answer
     chosen: bool
 
 
-def majority_of(replicas: int) -> int:
-    """Return the least number of replicas of which any two sets share one."""
-    return replicas // 2 + 1
+def judge(answers: Mapping[NodeId, Answer], has_quorum: Callable[[Collection[NodeId]], bool]) -> Seen | None:
+    """Return what the answers of replicas show; None if those who gave them are no quorum.
 
-
-def judge(answers: Sequence[Answer], replicas: int) -> Seen | None:
-    """Return what `answers` of distinct replicas, out of `replicas` in all, show; None if they are no majority.
-
-    The highest accepted entry of a majority of promises is the one to build on: all that was chosen is in its history.
+    The highest accepted entry of a quorum of promises is the one to build on: all that was chosen is in its history.
     """
-    majority = majority_of(replicas)
-    if len(answers) < majority:
+    if not has_quorum(answers):
         return None
-    highest = max(answers, key=lambda answer: answer.accepted)
-    holders = sum(answer.accepted == highest.accepted for answer in answers)
-    return Seen(highest, holders >= majority)
+    highest = max(answers.values(), key=lambda answer: answer.accepted)
+    holders = {node for node, answer in answers.items() if answer.accepted == highest.accepted}
+    return Seen(highest, has_quorum(holders))

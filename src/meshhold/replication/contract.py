@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from meshhold.index.contract import Listed, Name, Row
+from meshhold.index.contract import Counts, Listed, Name, Row
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space
 from meshhold.model.ids import NodeId, VaultId
@@ -102,6 +102,9 @@ class Replica(Protocol):
 
     async def names(self, epoch: int, vault: VaultId, interval: Interval, limit: int) -> list[Name] | Refusal:
         """Return the first `limit` names of an interval, in key order."""
+
+    async def counts(self, vault: VaultId) -> Counts:
+        """Return live objects and bytes as this replica holds them."""
 
     async def adopt(self, vault: VaultId, configuration: Configuration) -> None:
         """Go by this configuration from now on, durably, unless a later one is known. It must have been chosen."""

@@ -8,31 +8,46 @@ effect twice.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 import trio
 
-from meshhold.errors import ContentionError, RefusedError, UnavailableError, UnknownOutcomeError
+from meshhold.errors import (
+    ContentionError,
+    PeerError,
+    RefusedError,
+    StorageFailedError,
+    StorageFullError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
 from meshhold.index.contract import Counts, Listed
+from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, Value, decode_entry
-from meshhold.model.ids import OpId, VaultId, encode_id, short_id
-from meshhold.model.stamp import Clock, Stamp
-from meshhold.register.acceptor import WINDOW_MS, Skewed, Stale
+from meshhold.model.ids import NodeId, OpId, VaultId, short_id
+from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.lineage import Outcome, outcome, succeed
-from meshhold.register.rounds import Answer, judge
-from meshhold.replication.replica import LocalReplica, Register
+from meshhold.replication.contract import Register, Replicas
+from meshhold.replication.panel import Panel
+from meshhold.replication.reading import Reading, Scanning
+from meshhold.replication.replica import LocalReplica
+from meshhold.replication.rounds import Failed, Rounds, Sight
+from meshhold.replication.seats import Seats
+from meshhold.replication.tasks import open_tasks
 from meshhold.replication.turns import Turns
 
 DEADLINE_S: Final = 10.0
 """A client's own time-out is rarely below half a minute; ten seconds of lost races mean that waiting does not help."""
 BACK_OFF_FIRST_S: Final = 0.005
 BACK_OFF_MAX_S: Final = 0.5
-SWEEP_ROWS: Final = 512
-"""Rows that one call of `forget_tombstones` looks at, in slices of `_SWEEP_SLICE` between which others run."""
-_SWEEP_SLICE: Final = 64
-_ROUND_BEGIN: Final = (Space.OBJECTS, b"")
-_REPLICAS: Final = 1
+NO_MAJORITY_S: Final = 4.0
+"""So long a round is tried again while too few replicas answer: a node starts, or a link returns, within less."""
+EARLY_S: Final = 20.0
+"""An early promise that is older is asked for anew: other writers may have come since."""
+_STORAGE: Final = (StorageFullError, StorageFailedError)
 
 
 class Write(NamedTuple):
@@ -68,22 +83,36 @@ class _Sent(NamedTuple):
     entry: Entry
 
 
-class Registers:
-    """The registers of all vaults on this node.
+@dataclass(slots=True)
+class Early:
+    """A promise that was asked for before the change was ready; `sight` is None until it is there."""
 
-    `clock` is shared with `replica`; `sleep` and `chance` (0 ≤ x < 1) make the back-off. Resources: borrows `replica`.
+    ballot: Stamp
+    sight: Sight | None = None
+    since_s: float = 0.0
+
+
+class Registers:
+    """The registers of all vaults, as this node reads and changes them.
+
+    `clock` is shared with `replica`; `replicas` reaches other nodes'; `sleep` and `chance` (0 ≤ x < 1) make the
+    back-off. Resources: borrows its collaborators. Beside other nodes `run` must be running.
     """
 
     def __init__(
         self,
         replica: LocalReplica,
+        seats: Seats,
+        replicas: Replicas,
         clock: Clock,
         now_ms: Callable[[], int],
         *,
+        name_of: Callable[[NodeId], str] = short_id,
         sleep: Callable[[float], Awaitable[object]] = trio.sleep,
         chance: Callable[[], float] = random.random,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        self.seats = seats
         self._replica = replica
         self._clock = clock
         self._now_ms = now_ms
@@ -91,66 +120,112 @@ class Registers:
         self._chance = chance
         self._deadline_s = deadline_s
         self._turns = Turns()
-        self._sweeps: dict[VaultId, tuple[Space, bytes]] = {}
+        self._panel = Panel(seats.node, replica, replicas)
+        self._rounds = Rounds(self._panel, seats, clock, name_of)
+
+    async def run(self) -> NoReturn:
+        """Carry rounds to other nodes, until cancelled."""
+        await self._panel.run()
+
+    # -- one register -------------------------------------------------------------------------------------------------
 
     async def read(self, vault: VaultId, space: Space, key: bytes) -> Entry | None:
         """Return the current entry (its value None for a tombstone), or None if there never was one.
 
-        Errors: `UnknownFormatError` if it cannot be decoded, `StorageFailedError`.
+        Errors: `NoMajorityError` names the replicas that are missing; `UnknownFormatError` if it cannot be decoded,
+        `StorageFailedError`.
         """
-        answer = await self._replica.read(Register(vault, space, key))
-        return _entry_of(answer)
+        name = Register(vault, space, key)
+        tries = _Tries(name.key)
+        while True:
+            sight = await self._rounds.read(name)
+            if isinstance(sight, Sight):
+                if sight.chosen or sight.highest.accepted == ZERO:
+                    return sight.entry
+                return await self.settle(name)
+            await self._back_off(tries, sight, None)
 
-    async def change(self, vault: VaultId, space: Space, key: bytes, decide: Decide) -> Changed:
+    async def settle(self, name: Register) -> Entry | None:
+        """Make sure that a quorum holds one entry, and return it: what a change that was cut short left behind is over.
+
+        Errors: as `change`.
+        """
+        return (await self.change(*name, _keep)).after
+
+    async def change(
+        self, vault: VaultId, space: Space, key: bytes, decide: Decide, early: Early | None = None
+    ) -> Changed:
         """Change a register by the decision that `decide` takes on its current value; durable when this returns.
 
         `decide` is pure and may run several times. If it raises a `RefusedError`, the value that it saw is settled
         first, so that later readers see no older one; then the error propagates. Deleting what is not there keeps it.
-        Errors: `ContentionError` (nothing was written), `UnknownOutcomeError` (read to know), `OverloadedError`,
-        `StorageFullError`, `StorageFailedError` (nothing was written).
+        `early` comes from `prepare_early` for the same register.
+        Errors: `ContentionError` and `NoMajorityError` (nothing was written), `UnknownOutcomeError` (read to know),
+        `OverloadedError`, `StorageFullError`, `StorageFailedError` (nothing was written).
         """
         name = Register(vault, space, key)
+        if name in self._turns:
+            early = None  # whoever has the turn now overtakes it
         await self._turns.take(name)
         try:
-            return await self._change(name, decide)
+            return await self._change(name, decide, early)
         finally:
             self._turns.give(name)
 
-    async def _change(self, name: Register, decide: Decide) -> Changed:
-        deadline = trio.current_time() + self._deadline_s
-        ballot = self._clock.tick(self._now_ms())
-        op = OpId(ballot.pack())  # no other round, of this node or another, has this ballot
+    @asynccontextmanager
+    async def prepare_early(self, vault: VaultId, space: Space, key: bytes) -> AsyncIterator[Early | None]:
+        """Ask for the promise of a change while its content still arrives; yields what `change` takes.
+
+        None where it would save nothing: this node alone keeps the index, or somebody here changes the key already.
+        """
+        name = Register(vault, space, key)
+        if self._is_alone(vault) or name in self._turns:
+            yield None
+            return
+        early = Early(self._clock.tick(self._now_ms()))
+
+        async def prepare() -> None:
+            sight = await self._rounds.prepare(name, early.ballot)
+            if isinstance(sight, Sight):
+                early.sight, early.since_s = sight, trio.current_time()
+
+        async with open_tasks() as nursery:
+            nursery.start_soon(prepare)
+            yield early
+            nursery.cancel_scope.cancel()
+
+    async def _change(self, name: Register, decide: Decide, early: Early | None) -> Changed:
+        tries = _Tries(name.key)
         sent: _Sent | None = None
-        tries = 0
+        op: OpId | None = None
         while True:
-            answer = await self._replica.prepare(name, ballot)
-            if isinstance(answer, Answer):
-                done, sent = await self._attempt(name, ballot, op, answer, decide, sent)
-                if done is not None:
-                    return done
-            elif isinstance(answer, Stale):
-                self._clock.observe(answer.ballot)
+            if early is not None and early.sight is not None and trio.current_time() - early.since_s < EARLY_S:
+                ballot, seen = early.ballot, early.sight
+                early = None
             else:
-                raise _wrong_clock(answer)
-            if trio.current_time() >= deadline:
-                raise _gave_up(name.key, self._deadline_s, sent)
-            if tries:  # the first refusal is mostly a clock that lags behind; observing it was the cure
-                limit_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2 ** min(tries, 16))
-                await self._sleep(limit_s * self._chance())
-            tries += 1
-            ballot = self._clock.tick(self._now_ms())
+                ballot = self._clock.tick(self._now_ms())
+                found = await self._rounds.prepare(name, ballot)
+                if isinstance(found, Failed):
+                    await self._back_off(tries, found, sent)
+                    continue
+                seen = found
+            op = op or OpId(ballot.pack())  # no other round, of this node or another, has this ballot
+            done, sent, failed = await self._attempt(name, ballot, op, seen, decide, sent)
+            if done is not None:
+                return done
+            await self._back_off(tries, failed, sent)
 
     async def _attempt(
-        self, name: Register, ballot: Stamp, op: OpId, answer: Answer, decide: Decide, sent: _Sent | None
-    ) -> tuple[Changed | None, _Sent | None]:
-        """Go on from a promise: return the result, or None and what is in flight if the round was overtaken."""
-        current = _entry_of(answer)
+        self, name: Register, ballot: Stamp, op: OpId, seen: Sight, decide: Decide, sent: _Sent | None
+    ) -> tuple[Changed | None, _Sent | None, Failed | None]:
+        """Go on from a promise: return the result, or None, what is in flight, and why the round did not end."""
+        current = seen.entry
         if sent is not None:
             match outcome(current, op, sent.base_generation):
                 case Outcome.TOOK_EFFECT:
                     after = current if current and current.op == op else sent.entry
-                    settled = await self._settle(name, ballot, answer, sent)
-                    return (Changed(sent.before, after) if settled else None), sent
+                    failed = await self._settle(name, ballot, seen, sent)
+                    return (None if failed else Changed(sent.before, after)), sent, failed
                 case Outcome.UNKNOWN:
                     raise _unknown(name.key)
                 case Outcome.NOT_YET:
@@ -158,118 +233,143 @@ class Registers:
         try:
             change = decide(current.value if current else None)
         except RefusedError:
-            if await self._settle(name, ballot, answer, sent):
+            failed = await self._settle(name, ballot, seen, sent)
+            if failed is None:
                 raise
-            return None, sent
+            return None, sent, failed
         if isinstance(change, Keep) or (change.value is None and (current is None or current.value is None)):
-            settled = await self._settle(name, ballot, answer, sent)
-            return (Changed(current, current) if settled else None), sent
+            failed = await self._settle(name, ballot, seen, sent)
+            return (None if failed else Changed(current, current)), sent, failed
         entry = succeed(current, op, change.value)
-        if await self._accept(name, ballot, entry):
-            return Changed(current, entry), sent
+        failed = await self._accept(seen.configuration, name, ballot, entry)
+        if failed is None:
+            return Changed(current, entry), sent, None
         base_generation = sent.base_generation if sent else entry.generation - 1
-        return None, _Sent(base_generation, current, entry)
+        return None, _Sent(base_generation, current, entry), failed
 
-    async def _settle(self, name: Register, ballot: Stamp, answer: Answer, sent: _Sent | None) -> bool:
-        """Make sure that a majority holds what `answer` shows; return False if the round was overtaken meanwhile.
+    async def _settle(self, name: Register, ballot: Stamp, seen: Sight, sent: _Sent | None) -> Failed | None:
+        """Make sure that a quorum holds what was seen; the failure if the round was overtaken meanwhile.
 
-        What a majority holds already needs no write, unless an earlier accept of ours may still sit on a minority,
+        What a quorum holds already needs no write, unless an earlier accept of ours may still sit on a minority,
         where a later round would find it and take it for the highest.
         """
-        seen = judge((answer,), _REPLICAS)
-        if answer.entry is None or (sent is None and seen is not None and seen.chosen):
-            return True
-        return await self._accept(name, ballot, decode_entry(answer.entry))
+        entry = seen.entry
+        if entry is None or (sent is None and seen.chosen):
+            return None
+        return await self._accept(seen.configuration, name, ballot, entry)
 
-    async def _accept(self, name: Register, ballot: Stamp, entry: Entry) -> bool:
-        refusal = await self._replica.accept(name, ballot, entry)
-        if isinstance(refusal, Skewed):
-            raise _wrong_clock(refusal)
-        if refusal is not None:
-            self._clock.observe(refusal.ballot)
-        return refusal is None
+    async def _accept(self, configuration: Configuration, name: Register, ballot: Stamp, entry: Entry) -> Failed | None:
+        failed = await self._rounds.accept(configuration, name, ballot, entry)
+        if failed is not None and isinstance(failed.error, _STORAGE):  # the only replica: it was not taken
+            raise failed.error
+        return failed
 
-    # -- ranges ------------------------------------------------------------------------------------------------------
+    async def _back_off(self, tries: _Tries, failed: Failed | None, sent: _Sent | None) -> None:
+        """Wait a little before the next round. Errors: what a change ends with when there is no point in one."""
+        overtaken = failed is not None and failed.overtaken
+        error = None if failed is None else failed.error
+        if error is not None and not isinstance(error, UnavailableError):
+            raise error
+        if isinstance(error, _STORAGE):
+            raise error
+        patience_s = self._deadline_s if overtaken else min(self._deadline_s, NO_MAJORITY_S)
+        if trio.current_time() >= tries.began_s + patience_s:
+            if sent is not None:
+                raise _unknown(tries.key)
+            if error is None or overtaken:
+                raise ContentionError(
+                    f"others kept changing {_shown(tries.key)} for {patience_s:g} s; nothing was written", "retry"
+                )
+            raise error
+        if tries.count:  # the first refusal is mostly a clock that lags behind; observing it was the cure
+            limit_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2 ** min(tries.count, 16))
+            await self._sleep(limit_s * self._chance())
+        tries.count += 1
 
-    async def list_keys(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
-        """Return up to `limit` live objects after `after` whose key begins with `prefix`, in key order."""
-        return self._replica.list_keys(vault, after, prefix, limit)
+    # -- many registers -----------------------------------------------------------------------------------------------
 
-    async def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:
-        """Return the first live object's key that begins with `prefix` and is at least `at_least`."""
-        return self._replica.first_key(vault, at_least, prefix)
+    def open_reading(self, vault: VaultId) -> Listings:
+        """Begin a listing: look with `rows`, then `settle`, and look again until it returns True; see `Reading`."""
+        if self._is_alone(vault):
+            return _OwnReading(self._replica, vault)
+        return Reading(self._panel, self._rounds, vault, self.read)
 
     async def scan(
         self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int
     ) -> list[tuple[bytes, Entry]]:
-        """Return up to `limit` registers after `after` whose key begins with `prefix`; tombstones too."""
-        rows = self._replica.scan(vault, space, after, prefix, limit)
-        return [(key, decode_entry(row.entry)) for key, row in rows]
+        """Return up to `limit` registers after `after` whose key begins with `prefix`; tombstones too.
 
-    def counts(self, vault: VaultId) -> Counts:
-        """Return the live objects of a vault and their bytes."""
-        return self._replica.counts(vault)
+        Errors: as `read`.
+        """
+        if self._is_alone(vault):
+            rows = self._replica.index.scan(vault, space, after, prefix, limit)
+            return [(key, decode_entry(row.entry)) for key, row in rows]
+        reading = Scanning(self._panel, self._rounds, vault, self.read, space)
+        while True:
+            found = await reading.rows(after, prefix, limit)
+            if await reading.settle():
+                return found
+
+    async def counts(self, vault: VaultId) -> Counts:
+        """Return the live objects of a vault and their bytes, as the first replica that answers counts them."""
+        configuration = self.seats.configuration(vault)
+        for node in self._panel.by_readiness(configuration.nodes):
+            try:
+                return await self._panel.replica(node).counts(vault)
+            except PeerError:
+                continue
+        return Counts(0, 0)
 
     async def drop_vault(self, vault: VaultId) -> None:
-        """Remove every register of the vault; the caller has seen to it that nobody changes them any more."""
-        self._sweeps.pop(vault, None)
+        """Remove what this node holds of the vault; the caller has seen to it that nobody changes it any more."""
         await self._replica.drop_vault(vault)
 
-    async def forget_tombstones(self, vault: VaultId, older_than_ms: int) -> int:
-        """Remove tombstones last accepted more than `older_than_ms` ago; return how many went.
-
-        Looks at up to `SWEEP_ROWS` rows and goes on from there at the next call, over all spaces and round again; see
-        `round_ended`.
-        Nothing younger than the window goes, whatever is asked: a late message could bring the deleted value back.
-        """
-        oldest_kept_ms = self._now_ms() - max(older_than_ms, WINDOW_MS)
-        space, after = self._sweeps.get(vault, _ROUND_BEGIN)
-        gone = 0
-        for _ in range(SWEEP_ROWS // _SWEEP_SLICE):
-            rows = self._replica.scan(vault, space, after, b"", _SWEEP_SLICE)
-            dead = [
-                (key, row.accepted)
-                for key, row in rows
-                if row.accepted.wall_ms < oldest_kept_ms and decode_entry(row.entry).value is None
-            ]
-            if dead:
-                gone += await self._replica.forget(vault, space, dead)
-            if rows:
-                after = rows[-1][0]
-            if len(rows) < _SWEEP_SLICE:
-                space, after = Space((space + 1) % len(Space)), b""
-            await trio.lowlevel.checkpoint()
-            if (space, after) == _ROUND_BEGIN:
-                break
-        self._sweeps[vault] = (space, after)
-        return gone
-
-    def round_ended(self, vault: VaultId) -> bool:
-        """Tell whether the last call of `forget_tombstones` came to the end of the vault's rows."""
-        return self._sweeps.get(vault, _ROUND_BEGIN) == _ROUND_BEGIN
+    def _is_alone(self, vault: VaultId) -> bool:
+        """Tell whether this node alone keeps the vault's index, and votes."""
+        return self._rounds.is_alone(self.seats.configuration(vault)) and self.seats.votes(vault)
 
 
-def _entry_of(answer: Answer) -> Entry | None:
-    return None if answer.entry is None else decode_entry(answer.entry)
+class Listings(Protocol):
+    """A listing under way; see `reading.RangeReading`."""
+
+    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`."""
+
+    async def settle(self) -> bool:
+        """Confirm what was read; False: look again."""
 
 
-def _gave_up(key: bytes, deadline_s: float, sent: _Sent | None) -> UnavailableError:
-    if sent is not None:
-        return _unknown(key)
-    return ContentionError(f"others kept changing {_shown(key)} for {deadline_s:g} s; nothing was written", "retry")
+class _OwnReading:
+    """The only replica's rows need nobody's word."""
+
+    def __init__(self, replica: LocalReplica, vault: VaultId) -> None:
+        self._replica = replica
+        self._vault = vault
+
+    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Return a page; see `Index.list_keys`."""
+        return self._replica.index.list_keys(self._vault, after, prefix, limit)
+
+    async def settle(self) -> bool:
+        """Return True."""
+        return True
+
+
+class _Tries:
+    """How often and since when a round of one register is tried."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.count = 0
+        self.began_s = trio.current_time()
+
+
+def _keep(_: Value | None) -> Change:
+    return KEEP
 
 
 def _unknown(key: bytes) -> UnknownOutcomeError:
     return UnknownOutcomeError(f"the change of {_shown(key)} may or may not have taken effect", "read it to know")
-
-
-def _wrong_clock(skewed: Skewed) -> UnavailableError:
-    ahead = "ahead of" if skewed.skew_ms > 0 else "behind"
-    node = short_id(encode_id(skewed.node))
-    return UnavailableError(
-        f"node {node}'s clock is {abs(skewed.skew_ms) / 1000:g} s {ahead} a replica's",
-        "set the clocks of both machines",
-    )
 
 
 def _shown(key: bytes) -> str:

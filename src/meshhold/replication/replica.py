@@ -163,7 +163,7 @@ class LocalReplica:
         refusal = self._stance(vault, epoch)
         return refusal or self._index.interval(vault, interval.space, interval.after, interval.upto, limit)
 
-    def counts(self, vault: VaultId) -> Counts:
+    async def counts(self, vault: VaultId) -> Counts:
         """Return live objects and bytes."""
         return self._index.counts(vault)
 

@@ -29,6 +29,10 @@ class Turns:
         """Return how many keys are taken."""
         return len(self._queues)
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether somebody has the turn on `name`."""
+        return name in self._queues
+
     async def take(self, name: Hashable) -> None:
         """Wait for the turn on `name`; end it with `give`. Errors: `OverloadedError` when too many wait already."""
         queue = self._queues.get(name)

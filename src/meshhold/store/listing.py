@@ -1,6 +1,7 @@
 """What a listing shows: keys, common prefixes, where to go on. Knows no XML and no HTTP.
 
-Cost follows the page, not the bucket: a common prefix is one seek, however many keys it hides.
+Cost follows the page, not the bucket: a common prefix is one seek, however many keys it hides. A page is put together
+from what one replica holds, and again if the others do not confirm it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 import trio
 
 from meshhold.index.contract import Listed
-from meshhold.replication.registers import Registers
+from meshhold.replication.registers import Listings, Registers
 from meshhold.store.directory import Bucket
 
 PAGE_MAX: Final = 1000  # S3's largest page
@@ -43,43 +44,51 @@ class Listing:
         """
         if limit == 0:
             return Page()
-        if not delimiter:
-            return await self._plain_page(bucket, prefix, after, limit)
-        if after.startswith(prefix) and 0 <= after.find(delimiter, len(prefix)) == len(after) - len(delimiter):
+        shown = len(after) - len(delimiter)  # where the delimiter is, if `after` is a common prefix
+        if delimiter and after.startswith(prefix) and 0 <= after.find(delimiter, len(prefix)) == shown:
             after += _ABOVE
-        return await self._grouped_page(bucket, prefix, delimiter, after, limit)
-
-    async def _plain_page(self, bucket: Bucket, prefix: bytes, after: bytes, limit: int) -> Page:
-        rows = await self._registers.list_keys(bucket.id, after, prefix, limit + 1)
-        page = Page(items=rows[:limit])
-        if rows:
-            page.last = page.items[-1].key
-        if len(rows) > limit:
-            page.resume_after = page.last
-        return page
-
-    async def _grouped_page(self, bucket: Bucket, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
-        page = Page()
-        step = _FIRST_STEP
+        reading = self._registers.open_reading(bucket.id)
         while True:
-            rows = await self._registers.list_keys(bucket.id, after, prefix, step)
-            exhausted = len(rows) < step
-            step = min(step * 4, PAGE_MAX)
-            for row in rows:
-                if len(page.items) + len(page.prefixes) == limit:
-                    page.resume_after = after
-                    return page
-                at = row.key.find(delimiter, len(prefix))
-                if at >= 0:
-                    common = row.key[: at + len(delimiter)]
-                    page.prefixes.append(common)
-                    page.last = common
-                    after = common + _ABOVE
-                    exhausted = False
-                    step = _FIRST_STEP
-                    break
-                page.items.append(row)
-                page.last = after = row.key
-            if exhausted:
+            if delimiter:
+                page = await _grouped_page(reading, prefix, delimiter, after, limit)
+            else:
+                page = await _plain_page(reading, prefix, after, limit)
+            if await reading.settle():
                 return page
-            await trio.lowlevel.checkpoint()
+
+
+async def _plain_page(reading: Listings, prefix: bytes, after: bytes, limit: int) -> Page:
+    rows = await reading.rows(after, prefix, limit + 1)
+    page = Page(items=rows[:limit])
+    if rows:
+        page.last = page.items[-1].key
+    if len(rows) > limit:
+        page.resume_after = page.last
+    return page
+
+
+async def _grouped_page(reading: Listings, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
+    page = Page()
+    step = _FIRST_STEP
+    while True:
+        rows = await reading.rows(after, prefix, step)
+        exhausted = len(rows) < step
+        step = min(step * 4, PAGE_MAX)
+        for row in rows:
+            if len(page.items) + len(page.prefixes) == limit:
+                page.resume_after = after
+                return page
+            at = row.key.find(delimiter, len(prefix))
+            if at >= 0:
+                common = row.key[: at + len(delimiter)]
+                page.prefixes.append(common)
+                page.last = common
+                after = common + _ABOVE
+                exhausted = False
+                step = _FIRST_STEP
+                break
+            page.items.append(row)
+            page.last = after = row.key
+        if exhausted:
+            return page
+        await trio.lowlevel.checkpoint()
