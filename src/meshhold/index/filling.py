@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from typing import Final
 
 from meshhold.errors import UnknownFormatError
-from meshhold.index.changes import NO_DIGESTS, SAVE_NAME, change_digests, name_digest
 from meshhold.index.contract import bucket_of
+from meshhold.index.names import NO_DIGESTS, SAVE_NAME, digest_of, digested, pack_digests, unpack_digests
 from meshhold.model.entry import decode_entry
 
 _SLICE: Final = 65_536
@@ -25,17 +24,12 @@ def is_tombstone(entry: bytes) -> bool:
 
 def fill_names(connection: sqlite3.Connection) -> None:
     """Write the name of every row and the digests of every vault; memory is bounded, whatever the number of rows."""
-    digests: defaultdict[int, bytes] = defaultdict(lambda: NO_DIGESTS)
+    digests = {number: unpack_digests(NO_DIGESTS) for (number,) in connection.execute("SELECT number FROM vault")}
     rows = connection.execute("SELECT vault, space, key, accepted FROM register")
-    while names := rows.fetchmany(_SLICE):
-        flips: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-        found = []
-        for vault, space, key, accepted in names:
-            bucket = bucket_of(space, key)
-            flips[vault][bucket] ^= name_digest(space, key, accepted)
-            found.append((vault, bucket, space, key, accepted))
-        connection.executemany(SAVE_NAME, sorted(found))
-        for vault, changed in flips.items():
-            digests[vault] = change_digests(digests[vault], changed)
-    for (vault,) in connection.execute("SELECT number FROM vault").fetchall():
-        connection.execute("UPDATE vault SET digests = ? WHERE number = ?", (digests[vault], vault))
+    while found := rows.fetchmany(_SLICE):
+        names = [(vault, bucket_of(space, key), space, key, accepted) for vault, space, key, accepted in found]
+        for vault, bucket, space, key, accepted in names:
+            digests[vault][bucket] ^= digest_of(digested(space, key, accepted))
+        connection.executemany(SAVE_NAME, sorted(names))
+    for number, sums in digests.items():
+        connection.execute("UPDATE vault SET digests = ? WHERE number = ?", (pack_digests(sums), number))

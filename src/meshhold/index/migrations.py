@@ -13,7 +13,7 @@ APPLICATION_ID: Final = 0x4D48_4958
 """`MHIX` in the file's header: tells our index from any other SQLite file."""
 
 _FIRST: Final = (
-    # One row per vault; `objects` and `bytes` count its live objects and change in the commit that changes them.
+    # One row per vault; `objects` and `bytes` count its live objects.
     """CREATE TABLE vault(
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, objects INTEGER NOT NULL, bytes INTEGER NOT NULL)""",
     # Clustered by name, so that a read is one descent. `entry` comes last: a listing or a count never touches it.
@@ -35,12 +35,15 @@ _SECOND: Final = (
     "ALTER TABLE register RENAME COLUMN live TO state",
     "UPDATE register SET state = 2 WHERE state = 0 AND (space = 0 OR is_tombstone(entry))",
     "CREATE INDEX register_deleted ON register(vault, space, key, accepted, state) WHERE state = 2",
-    # The registers once more, by bucket. Not an index: its rows are written sorted, once per commit.
+    # The registers once more, by bucket. Not an index: see `ledger`, which writes it later and in order.
     """CREATE TABLE name(
         vault INTEGER NOT NULL, bucket INTEGER NOT NULL, space INTEGER NOT NULL, key BLOB NOT NULL,
         accepted BLOB NOT NULL, PRIMARY KEY(vault, bucket, space, key)) WITHOUT ROWID""",
-    # One value, 8 bytes per bucket: read at once, and SQLite writes only those of its pages that change.
+    # 8 bytes for each bucket. From here on a vault's row is as old as the first row of `change`.
     "ALTER TABLE vault ADD COLUMN digests BLOB NOT NULL DEFAULT x''",
+    """CREATE TABLE change(
+        number INTEGER PRIMARY KEY, vault INTEGER NOT NULL, objects INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        names BLOB NOT NULL)""",
     fill_names,
     # Tells that the rows were there before this node compared them with others.
     """INSERT INTO setting(name, value)

@@ -20,11 +20,11 @@ from typing import Any, Final
 import trio
 
 from meshhold.blocking import RunBlocking
-from meshhold.index.changes import NO_DIGESTS, STATE_DELETED, STATE_KEPT, STATE_LIVE, Changes
 from meshhold.index.checkpoints import PAGE_SIZE, Checkpoints
 from meshhold.index.commits import GroupCommit
 from meshhold.index.contract import SAVE_MANY_MAX, Change, Counts, Listed, Name, Row
 from meshhold.index.failures import failure_of
+from meshhold.index.ledger import STATE_DELETED, STATE_KEPT, STATE_LIVE, Ledger
 from meshhold.index.migrations import check_schema, migrate
 from meshhold.index.queries import BUCKET, FIRST, INTERVAL, INTERVAL_TO_END, LIST, SCAN, TOMBSTONES, Query, Seek
 from meshhold.model.entry import Space
@@ -54,12 +54,12 @@ class SqliteIndex:
     def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection, run_blocking: RunBlocking) -> None:
         self._writer = writer
         self._reader = reader
-        self._numbers: dict[str, int] = dict(self._rows("SELECT id, number FROM vault", ()))
-        self._changes = Changes()
+        self._numbers: dict[VaultId, int] = dict(self._rows("SELECT id, number FROM vault", ()))
+        self._ledger = Ledger(self._rows, self._numbers)
         self._pages = 0
         self.checkpoints: Checkpoints | None = None
         self.commits = GroupCommit(
-            writer, run_blocking, before_commit=self._write_changes, after=self._ended, one_connection=writer is reader
+            writer, run_blocking, before_commit=self._write_ledger, after=self._ended, one_connection=writer is reader
         )
 
     # -- registers ---------------------------------------------------------------------------------------------------
@@ -120,31 +120,34 @@ class SqliteIndex:
 
     def counts(self, vault: VaultId) -> Counts:
         """Return live objects and bytes; see `Index.counts`."""
-        rows = self._rows("SELECT objects, bytes FROM vault WHERE number = ?", (self._numbers.get(vault),))
-        return Counts(*rows[0]) if rows else Counts(0, 0)
+        return self._ledger.counts(vault)
 
     # -- what replicas compare -----------------------------------------------------------------------------------------
 
     def bucket_digests(self, vault: VaultId) -> bytes:
         """Return the digests of all buckets; see `Index.bucket_digests`."""
-        rows = self._rows("SELECT digests FROM vault WHERE number = ?", (self._numbers.get(vault),))
-        digests: bytes = rows[0][0] if rows else NO_DIGESTS
-        return digests
+        return self._ledger.digests(vault)
 
     def bucket_names(
         self, vault: VaultId, bucket: int, limit: int, after: tuple[Space, bytes] | None = None
     ) -> list[Name]:
         """Return a page of a bucket's rows; see `Index.bucket_names`."""
-        return self._names(BUCKET, vault, after or _FIRST, limit, bucket=bucket)
+        start: tuple[int, bytes] = after or _FIRST
+        limit = _bounded(limit)
+        recent = {name: ballot for name, ballot in self._ledger.gathered(vault, bucket).items() if name > start}
+        found = self._names(BUCKET, vault, start, limit + len(recent), bucket=bucket)
+        names = {(space, key): ballot for space, key, ballot in found} | recent
+        page = [(*name, ballot) for name, ballot in sorted(names.items()) if ballot is not None]
+        return _unpacked(page[:limit])
 
     def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
         """Return a page of one space's rows; see `Index.interval`."""
         statement = INTERVAL_TO_END if upto is None else INTERVAL
-        return self._names(statement, vault, (space, after), limit, upto=upto)
+        return _unpacked(self._names(statement, vault, (space, after), _bounded(limit), upto=upto))
 
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """Return a page of deletions; see `Index.tombstones`."""
-        return self._names(TOMBSTONES, vault, after or _FIRST, limit)
+        return _unpacked(self._names(TOMBSTONES, vault, after or _FIRST, _bounded(limit)))
 
     def reusable_bytes(self) -> int:
         """Return the bytes of the file that hold nothing: new rows fill them before the file grows."""
@@ -199,36 +202,35 @@ class SqliteIndex:
             "space": int(space),
             "start": seek.start,
             "end": seek.end,
-            "limit": max(0, min(limit, LIMIT_MAX)),
+            "limit": _bounded(limit),
         }
         return self._rows(query.statement(seek), arguments)
 
     def _names(
         self, statement: str, vault: VaultId, after: tuple[int, bytes], limit: int, **more: int | bytes | None
-    ) -> list[Name]:
+    ) -> list[tuple[int, bytes, bytes]]:
         arguments = {
             "vault": self._numbers.get(vault),
             "space": int(after[0]),
             "after": after[1],
-            "limit": max(0, min(limit, LIMIT_MAX)),
+            "limit": limit,
             **more,
         }
-        rows = self._rows(statement, arguments)
-        return [Name(Space(space), key, unpack_stamp(accepted)) for space, key, accepted in rows]
+        return self._rows(statement, arguments)
 
     # -- inside a transaction ------------------------------------------------------------------------------------------
 
     def _put(self, vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None, tombstone: bool) -> None:
         name = (self._number(vault), int(space), key)
         accepted = row.accepted.pack()
-        before = self._write(_BEFORE, name).fetchone()
+        before = self._writer.execute(_BEFORE, name).fetchone()
         if listed is not None:
             shown = (STATE_LIVE, listed.size, listed.etag, listed.modified_ms, listed.checksum)
         else:
             deleted = tombstone or space is Space.OBJECTS
             shown = (STATE_DELETED if deleted else STATE_KEPT, 0, "", 0, "")
-        self._write(_SAVE, (*name, accepted, *shown, row.entry))
-        self._changes.note(vault, name[1], key, before, (shown[0], shown[1], accepted))
+        self._writer.execute(_SAVE, (*name, accepted, *shown, row.entry))
+        self._ledger.note(vault, name[1], key, before, (shown[0], shown[1], accepted))
         self._pages += _PAGES_PER_ROW + len(row.entry) // PAGE_SIZE
 
     def _remove(self, vault: VaultId, space: Space, key: bytes, accepted: Stamp) -> bool:
@@ -237,7 +239,7 @@ class SqliteIndex:
         if before is None or before[2] != accepted.pack():
             return False
         self._write(_REMOVE, name)
-        self._changes.note(vault, name[1], key, before, None)
+        self._ledger.note(vault, name[1], key, before, None)
         self._pages += _PAGES_PER_ROW
         return True
 
@@ -246,32 +248,40 @@ class SqliteIndex:
         number = self._numbers.get(vault)
         rows = self._write(_SLICE, (number, _DROP_SLICE)).fetchall()
         if not rows:
-            self._changes.drop(self._writer, number, vault)
+            self._ledger.drop(self._writer, vault)
             return False
         for space, key, *before in rows:
             self._write(_REMOVE, (number, space, key))
-            self._changes.note(vault, space, key, tuple(before), None)
+            self._ledger.note(vault, space, key, tuple(before), None)
         self._pages += _PAGES_PER_ROW * len(rows)
         return True
 
     def _write(self, statement: str, arguments: Any) -> sqlite3.Cursor:
         return self._writer.execute(statement, arguments)
 
-    def _number(self, vault: str) -> int:
+    def _number(self, vault: VaultId) -> int:
         """Return the vault's number; a new one becomes durable with the commit under way, or is given again."""
         number = self._numbers.get(vault)
         if number is None:
             number = self._numbers[vault] = max(self._numbers.values(), default=0) + 1
         return number
 
-    def _write_changes(self) -> None:
-        self._changes.write(self._writer, self._numbers)
+    def _write_ledger(self) -> None:
+        self._ledger.write(self._writer)
 
-    def _ended(self, _committed: bool) -> None:
-        self._changes.clear()
+    def _ended(self, committed: bool) -> None:
+        self._ledger.ended(committed)
         if self.checkpoints is not None:
             self.checkpoints.grew(self._pages + _PAGES_PER_BATCH)
         self._pages = 0
+
+
+def _bounded(limit: int) -> int:
+    return max(0, min(limit, LIMIT_MAX))
+
+
+def _unpacked(rows: list[tuple[int, bytes, bytes]]) -> list[Name]:
+    return [Name(Space(space), key, unpack_stamp(accepted)) for space, key, accepted in rows]
 
 
 @asynccontextmanager
