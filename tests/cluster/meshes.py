@@ -28,6 +28,7 @@ from meshhold.config.places import control_socket
 from meshhold.errors import MeshHoldError
 
 POLL_S: Final = 0.02
+_LOOK_S: Final = 0.25  # how soon the end of a daemon that is waited for is noticed
 MESH_PORT: Final = 7777
 S3_PORT: Final = 3900
 VISIBLE_S: Final = 3.0  # until a command's effect is seen on every node
@@ -46,6 +47,7 @@ class MeshNode(NodeFolder):
         self.host = host
         self.log = home.parent / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.program = [sys.executable, "-m", "meshhold.cli"]
         self._ready: socket.socket | None = None
         self.port = self.port if host is None else S3_PORT
         listen = f"127.0.0.1:{free_port()}" if host is None else f"0.0.0.0:{MESH_PORT}"
@@ -63,7 +65,7 @@ class MeshNode(NodeFolder):
     def begin(self) -> None:
         """Start the daemon; its log goes on in one file."""
         assert self.process is None
-        program = [sys.executable, "-m", "meshhold.cli", "daemon"]
+        program = [*self.program, "daemon"]
         path = self.home.parent / f"{self.name}.notify"
         path.unlink(missing_ok=True)
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -81,11 +83,16 @@ class MeshNode(NodeFolder):
         """Wait until the daemon that was begun serves."""
         assert self._ready is not None
         with self._ready as ready:
-            ready.settimeout(DEADLINE_S)
-            try:
-                assert ready.recv(256) == b"READY=1"
-            except TimeoutError:
-                raise AssertionError(f"{self.name} is not ready: {self.log.read_text()}") from None
+            ready.settimeout(_LOOK_S)
+            deadline = time.monotonic() + DEADLINE_S
+            while True:
+                try:
+                    assert ready.recv(256) == b"READY=1"
+                    return
+                except TimeoutError:
+                    ended = self.process is None or self.process.poll() is not None
+                    if ended or time.monotonic() > deadline:
+                        raise AssertionError(f"{self.name} is not ready: {self.log.read_text()}") from None
 
     def kill(self) -> None:
         """End the daemon as a power cut would."""
@@ -156,16 +163,19 @@ def wait_until(is_so: Callable[[], bool], patience_s: float, what: str) -> float
 class Mesh:
     """Nodes that tests form a mesh of. Made by `open_mesh`; `times` are what was measured, in seconds."""
 
-    def __init__(self, folder: Path, network: Network | None) -> None:
+    def __init__(
+        self, folder: Path, network: Network | None, make_node: Callable[[Path, str, Host | None], MeshNode] = MeshNode
+    ) -> None:
         self.nodes: list[MeshNode] = []
         self.times: dict[str, list[float]] = {}
         self._folder = folder
         self._network = network
+        self._make_node = make_node
 
     def add(self, name: str, *, behind_nat: bool = False, start: bool = True) -> MeshNode:
         """Make a node, in no mesh yet."""
         host = None if self._network is None else self._network.add(name, behind_nat=behind_nat)
-        node = MeshNode(self._folder / name, name, host)
+        node = self._make_node(self._folder / name, name, host)
         self.nodes.append(node)
         if start:
             node.start()
@@ -178,7 +188,7 @@ class Mesh:
             node.begin()
         for node in nodes:
             node.wait_ready()
-        token = nodes[0].call("mesh.invite")["token"]
+        token = nodes[0].call("mesh.invite")["token"] if nodes[1:] else ""
         for node in nodes[1:]:
             begun = time.monotonic()
             node.call("mesh.join", token=token)
@@ -217,9 +227,11 @@ class Mesh:
 
 
 @contextmanager
-def open_mesh(folder: Path, network: Network | None = None) -> Iterator[Mesh]:
+def open_mesh(
+    folder: Path, network: Network | None = None, make_node: Callable[[Path, str, Host | None], MeshNode] = MeshNode
+) -> Iterator[Mesh]:
     """Give a mesh to fill, on loopback or on a network's machines; at its end print its times and kill its daemons."""
-    mesh = Mesh(folder, network)
+    mesh = Mesh(folder, network, make_node)
     try:
         yield mesh
     finally:
