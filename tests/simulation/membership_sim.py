@@ -7,6 +7,7 @@ is printed; the same seed gives the same tables.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -84,6 +85,11 @@ def who_holds(world: World, number: int, state: State) -> list[int]:
     return holders
 
 
+def known_to_live(world: World) -> list[int]:
+    """Return how many nodes each node believes to live, itself included; 0 for one that is down."""
+    return [0 if node.membership is None else node.membership._roster.size for node in world.nodes]
+
+
 def rounds_of(size: int) -> int:
     """Return how often a short scenario is repeated."""
     return 20 if size < LARGE else 3
@@ -144,7 +150,7 @@ def play_news(size: int, loss: float, seed: int, rounds: int) -> list[str]:
 
 def play_idle(size: int, seed: int, seconds: float) -> list[str]:
     """Let nothing happen for a while; see what it costs."""
-    world = World(size, seed)
+    world = World(size, seed, weigh=True)
     world.boot_all_acquainted()
     world.run(seconds)
     rates = [node.sent_bytes / seconds for node in world.nodes]
@@ -161,16 +167,12 @@ def play_split(size: int, loss: float, seed: int) -> list[str]:
     world.split(halves.__getitem__)
     world.run(60.0)
     split_s = world.now_s
-    beliefs = [node.membership.entries() if node.membership else [] for node in world.nodes]
-    apart = all(sum(entry.is_live for entry in each) <= (size + 1) // 2 for each in beliefs)
+    apart = all(known <= (size + 1) // 2 for known in known_to_live(world))
     world.split(lambda _number: 0)
     whole = False
     while not whole and world.now_s < split_s + PATIENCE_S:
         world.run(0.25)
-        whole = all(
-            node.membership is not None and all(entry.is_live for entry in node.membership.entries())
-            for node in world.nodes
-        )
+        whole = all(known == size for known in known_to_live(world))
     return ["yes" if apart else "no", f"{world.now_s - split_s:.1f}" if whole else "never"]
 
 
@@ -185,7 +187,7 @@ def play_join(size: int, seed: int) -> list[str]:
     complete = False
     while not complete and world.now_s < start_s + PATIENCE_S:
         world.run(0.25)
-        complete = all(node.membership is not None and len(node.membership.entries()) == size for node in world.nodes)
+        complete = all(known == size for known in known_to_live(world))
     return [f"{world.now_s - start_s:.1f}" if complete else "never"]
 
 
@@ -202,7 +204,7 @@ class Endurance:
 
 def play_endurance(size: int, loss: float, starved_part: float, hours: float, seed: int) -> Endurance:
     """Let a part of the nodes run only now and then, for hours; see who is declared dead though it is healthy."""
-    world = World(size, seed, loss=loss)
+    world = World(size, seed, loss=loss, weigh=True)
     world.boot_all_acquainted()
     starved = set(world.rng.sample(range(size), int(size * starved_part)))
     for number in starved:
@@ -240,12 +242,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = chosen.seed
     say(f"membership simulation, seed {seed}")
     for name in chosen.only.split(","):
-        start_s = time.monotonic()
-        if name == "endurance":
-            tell_endurance(sizes, losses, chosen.starved / 100, chosen.hours, seed, chosen.jobs)
-        else:
-            tell_table(name, sizes, losses, seed)
-        say(f"({name}: {time.monotonic() - start_s:.0f} s of this machine)")
+        start_s, start_cpu_s = time.monotonic(), time.process_time()
+        gc.disable()  # a world has no cycles until it ends, and looking for some among its millions of objects is slow
+        try:
+            if name == "endurance":
+                tell_endurance(sizes, losses, chosen.starved / 100, chosen.hours, seed, chosen.jobs)
+            else:
+                tell_table(name, sizes, losses, seed)
+        finally:
+            gc.enable()
+        took_s, cpu_s = time.monotonic() - start_s, time.process_time() - start_cpu_s
+        say(f"({name}: {took_s:.0f} s of this machine, {cpu_s:.0f} s of one core)")
     return 0
 
 
@@ -277,6 +284,7 @@ def tell_table(name: str, sizes: Sequence[int], losses: Sequence[float], seed: i
                 case _:
                     cells = play_join(size, seed)
             tell_row([str(size), *([] if lossless else [f"{loss:.0%}"]), *cells])
+            gc.collect()  # the world that was
 
 
 def tell_endurance(
@@ -296,14 +304,19 @@ def tell_endurance(
     for size in sizes:
         for loss in losses:
             play = partial(play_endurance, size, loss, starved, hours / jobs)
-            with ProcessPoolExecutor(jobs) as pool:
-                parts = list(pool.map(play, range(seed, seed + jobs)))
+            parts = [play(seed)] if jobs == 1 else play_side_by_side(play, range(seed, seed + jobs))
             tell_row([
                 str(size), f"{loss:.0%}", f"{int(size * starved)}", f"{sum(part.hours for part in parts):g}",
                 str(sum(part.false_deaths for part in parts)), str(sum(part.false_suspicions for part in parts)),
                 str(sum(part.starved_deaths for part in parts)),
                 f"{statistics.mean(part.bytes_s for part in parts):,.0f}",
             ])  # fmt: skip
+
+
+def play_side_by_side(play: Callable[[int], Endurance], seeds: Sequence[int]) -> list[Endurance]:
+    """Play one process for each seed."""
+    with ProcessPoolExecutor(len(seeds)) as pool:
+        return list(pool.map(play, seeds))
 
 
 def tell_row(cells: Sequence[str], *, head: bool = False) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from meshhold.membership.machine import Membership
 from meshhold.membership.member import Member, State, first_incarnation
-from meshhold.membership.messages import Ack, Action, Message, Ping, Send, decode, encode, size_bytes
+from meshhold.membership.messages import Ack, Action, Gossip, Message, Ping, Rumor, Send, decode, encode, size_bytes
 from meshhold.membership.roster import Entry
 from meshhold.membership.settings import Settings
 from meshhold.model.ids import NodeId
@@ -30,6 +30,9 @@ PAUSE_S: Final = (0.2, 16.0)
 RUN_S: Final = (0.05, 5.0)
 """A starved node is deaf for the one, runs for the other, and so on; both are drawn evenly from these ranges."""
 START_S: Final = 1_000.0
+_EMPTY_SIZES: Final = {Ping: 13, Ack: 12, Gossip: 10}
+"""Type of message → its size without rumors, with a sequence number of 5 bytes as nearly all have."""
+_WEIGHTS_MAX: Final = 100_000
 
 Watch = Callable[[float, int, Action], None]
 
@@ -84,17 +87,26 @@ class World:
     """`size` nodes that know and trust each other, at virtual time `now_s`.
 
     `watch` sees each action but `Send`; `loss` is the part of messages that vanish; with `codec` every message goes
-    through its wire form.
+    through its wire form; with `weigh` the bytes that each node sends are counted, for half as much time again.
     """
 
     def __init__(
-        self, size: int, seed: int, *, loss: float = 0.0, settings: Settings | None = None, codec: bool = False
+        self,
+        size: int,
+        seed: int,
+        *,
+        loss: float = 0.0,
+        settings: Settings | None = None,
+        codec: bool = False,
+        weigh: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.now_s = START_S
         self.loss = loss
         self.settings = settings or Settings()
         self.codec = codec
+        self.weigh = weigh
+        self._weights: dict[int, tuple[Rumor, int]] = {}  # by identity: most rumors are sent a thousand times
         self.nodes = [Node(number) for number in range(size)]
         self.numbers = {node_id(number): number for number in range(size)}
         self.watch: Watch = lambda _now_s, _number, _action: None
@@ -131,7 +143,8 @@ class World:
         everyone = sorted(shared)
         for each in booted:
             roster = each._roster
-            roster._entries = dict(shared)
+            roster._entries.update(shared)
+            roster._parts = [list(part) for part in model._parts]
             roster.marks = list(model.marks)
             roster.live = [node for node in everyone if node != each.me.node]
             each._rumors.drop(each.me.node)
@@ -230,9 +243,9 @@ class World:
 
     def _send(self, node: Node, action: Send) -> None:
         message = action.message
-        quiet = (type(message) is Ping or type(message) is Ack) and not message.rumors
-        node.sent_bytes += OVERHEAD_BYTES + (12 if quiet else size_bytes(message))
         node.sent_messages += 1
+        if self.weigh:
+            node.sent_bytes += OVERHEAD_BYTES + self._size_of(message)
         to = self.nodes[self.numbers[action.to]]
         rng = self.rng
         if to.group != node.group or to.membership is None or (self.loss and rng.random() < self.loss):
@@ -243,6 +256,21 @@ class World:
             message = decode(encode(message))
         arrival_s = self.now_s + LATENCY_MIN_S + LATENCY_SPAN_S * rng.random()
         self._push(arrival_s, to, (message, node_id_of(node)))
+
+    def _size_of(self, message: Message) -> int:
+        """Return `size_bytes` of the message, without packing each rumor anew."""
+        if not isinstance(message, Ping | Ack | Gossip):
+            return size_bytes(message)
+        rumors = message.rumors
+        size = _EMPTY_SIZES[type(message)] + (2 if len(rumors) > 15 else 0)
+        if len(self._weights) > _WEIGHTS_MAX:
+            self._weights.clear()
+        for rumor in rumors:
+            known = self._weights.get(id(rumor))
+            if known is None:
+                known = self._weights[id(rumor)] = rumor, size_bytes(rumor)
+            size += known[1]
+        return size
 
     def _push(self, when_s: float, node: Node, what: object) -> None:
         heapq.heappush(self._heap, (when_s, next(self._serial), node, what))

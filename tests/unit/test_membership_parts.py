@@ -157,7 +157,7 @@ def test_the_digest_is_that_of_the_living_whatever_the_history() -> None:
     roster.put(replace(entry, state=State.DEAD))
     other.drop(node_id(4))
     assert roster.marks == other.marks
-    assert (list(roster.gone), len(roster.live)) == ([node_id(4)], 3)
+    assert (list(roster.dead), len(roster.live)) == ([node_id(4)], 3)
 
 
 def test_a_sample_holds_different_living_members_and_not_the_excluded_one() -> None:

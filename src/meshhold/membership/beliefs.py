@@ -19,7 +19,18 @@ from dataclasses import replace
 from typing import Final
 
 from meshhold.membership.awareness import Awareness
-from meshhold.membership.member import INCARNATION_MAX, Member, Sign, State, Verify, check_own
+from meshhold.membership.member import (
+    ALIVE,
+    DEAD,
+    INCARNATION_MAX,
+    LEFT,
+    SUSPECT,
+    Member,
+    Sign,
+    State,
+    Verify,
+    check_own,
+)
 from meshhold.membership.messages import (
     Action,
     Changed,
@@ -33,7 +44,7 @@ from meshhold.membership.messages import (
 from meshhold.membership.roster import Entry, Roster, beats
 from meshhold.membership.rumors import Rumors
 from meshhold.membership.settings import Settings
-from meshhold.membership.suspicion import Suspicion
+from meshhold.membership.suspicion import Suspicion, Suspicions
 from meshhold.model.ids import NodeId
 
 _LIVES_MAX: Final = 16  # of other runs of this very node that are remembered
@@ -59,7 +70,7 @@ class Beliefs:
         self.banned: set[NodeId] = set()
         self.roster = Roster(me.node)
         self.rumors = Rumors()
-        self.suspicions: dict[NodeId, Suspicion] = {}
+        self.suspicions = Suspicions()
         self.actions: list[Action] = []
         self.fresh: list[NodeId] = []
         self.revived = False
@@ -71,10 +82,14 @@ class Beliefs:
     def hear_member(self, member: Member, sender: NodeId, now_s: float, *, repeat: bool = True) -> None:
         """Take a member's statement about itself, whoever brings it; `repeat` tells whether to spread what is new."""
         node = member.node
+        entry = self.roster.get(node)
+        if entry is not None:  # in a large mesh nearly all was heard before
+            ahead = entry.member.incarnation - member.incarnation
+            if ahead > 0 or (ahead == 0 and entry.member.proof == member.proof and not entry.remembered):
+                return
         if node == self.me.node:
             self._hear_of_me(member, sender, now_s)
             return
-        entry = self.roster.get(node)
         if node in self.banned or (entry is not None and not self._is_newer(member, entry)):
             return
         if not member.is_proven(self._verify):
@@ -85,7 +100,7 @@ class Beliefs:
             return
         if entry is not None and self._is_conflict(member, entry):
             self.actions.append(Conflict(entry.member, member))
-        state = State.LEFT if member.left else State.ALIVE
+        state = LEFT if member.left else ALIVE
         former_life = b""
         if entry is not None:
             former_life = entry.former_life if entry.member.life == member.life else entry.member.life
@@ -133,12 +148,13 @@ class Beliefs:
         node, incarnation = entry.member.node, entry.member.incarnation
         suspicion = self.suspicions.get(node)
         if suspicion is None:
-            suspicion = self._begin_suspicion(node, now_s)
+            suspicion = self._new_suspicion(now_s)
             suspicion.accuse(claim.accusers)
-            self._believe(replace(entry, state=State.SUSPECT, since_s=now_s), entry)
+            self.suspicions.begin(node, suspicion)
+            self._believe(entry.turned(SUSPECT, now_s), entry)
             if self.me.node not in claim.accusers:
                 self.doubted.append(node)
-        elif not suspicion.accuse(claim.accusers):
+        elif suspicion.is_settled or not self.suspicions.accuse(node, suspicion, claim.accusers):
             return
         self.rumors.add(Suspect(node, incarnation, tuple(suspicion.accusers)))
 
@@ -152,19 +168,19 @@ class Beliefs:
         """Take one line of another roster. Only what its owner signed is taken at its word."""
         if member.node == self.me.node:
             self._hear_of_me(member, sender, now_s)
-            if state in {State.SUSPECT, State.DEAD}:
+            if state is SUSPECT or state is DEAD:
                 self.hear_suspect(Suspect(member.node, member.incarnation, (sender,)), now_s)
             return
-        if state is State.DEAD and self.roster.get(member.node) is None:
+        if state is DEAD and self.roster.get(member.node) is None:
             self._list_dead(member, sender, now_s)
             return
         self.hear_member(member, sender, now_s, repeat=repeat)
-        if state in {State.SUSPECT, State.DEAD}:
+        if state is SUSPECT or state is DEAD:
             self.hear_suspect(Suspect(member.node, member.incarnation, (sender,)), now_s)
 
     def bury_overdue(self, now_s: float) -> None:
         """Declare dead who did not refute in time."""
-        for node in [node for node, each in self.suspicions.items() if each.deadline_s <= now_s]:
+        for node in self.suspicions.close_overdue(now_s):
             entry = self.roster.get(node)
             if entry is not None:
                 self._bury(entry, self.me.node, now_s)
@@ -172,13 +188,14 @@ class Beliefs:
     def accusation_of(self, node: NodeId) -> tuple[Rumor, ...]:
         """Return what the member itself must hear to refute it; nothing if it is held alive."""
         entry = self.roster.get(node)
-        if entry is None or entry.remembered or entry.state is State.ALIVE:
+        if entry is None or entry.remembered or entry.state is ALIVE:
             return ()
-        if entry.state is State.LEFT:
+        if entry.state is LEFT:
             return (entry.member,)
-        if entry.state is State.DEAD:
+        if entry.state is DEAD:
             return entry.member, Dead(node, entry.member.incarnation, self.me.node)
-        accusers = tuple(self.suspicions[node].accusers) if node in self.suspicions else (self.me.node,)
+        suspicion = self.suspicions.get(node)
+        accusers = (self.me.node,) if suspicion is None else tuple(suspicion.accusers)
         return entry.member, Suspect(node, entry.member.incarnation, accusers)
 
     # -- about this node ----------------------------------------------------------------------------------------
@@ -189,7 +206,7 @@ class Beliefs:
         if incarnation > INCARNATION_MAX:
             return  # only this node's own key could bring it here; it cannot refute any more and restarts as another
         self.me = replace(self.me, incarnation=incarnation, left=self.leaving).signed(self._sign)
-        self.roster.put(Entry(self.me, State.LEFT if self.leaving else State.ALIVE, now_s))
+        self.roster.put(Entry(self.me, LEFT if self.leaving else ALIVE, now_s))
         self.rumors.add(self.me)
         self.actions.append(Raised(incarnation))
 
@@ -209,24 +226,22 @@ class Beliefs:
                 self.answers.append(self.me)
             return None
         entry = self.roster.get(claim.node)
-        if entry is None or entry.remembered or not entry.is_live:
+        if entry is None or not (entry.state is ALIVE or entry.state is SUSPECT):  # not `is_live`: this is hot
             return None
         if claim.incarnation < entry.member.incarnation:
             self.answers.append(entry.member)
             return None
         return entry
 
-    def _begin_suspicion(self, node: NodeId, now_s: float) -> Suspicion:
+    def _new_suspicion(self, now_s: float) -> Suspicion:
         members = self.roster.size
         # The accused and this node confirm nothing; where too few others are left, none is waited for.
         wanted = self._settings.confirmations if members - 2 >= self._settings.confirmations else 0
         min_s = self._settings.suspicion_min_s(members)
-        suspicion = Suspicion(now_s, wanted, min_s, min_s * self._settings.suspicion_stretch)
-        self.suspicions[node] = suspicion
-        return suspicion
+        return Suspicion(now_s, wanted, min_s, min_s * self._settings.suspicion_stretch)
 
     def _bury(self, entry: Entry, accuser: NodeId, now_s: float) -> None:
-        self._believe(replace(entry, state=State.DEAD, since_s=now_s), entry)
+        self._believe(entry.turned(DEAD, now_s), entry)
         self.rumors.add(Dead(entry.member.node, entry.member.incarnation, accuser))
 
     def _list_dead(self, member: Member, sender: NodeId, now_s: float) -> None:
@@ -235,14 +250,14 @@ class Beliefs:
         if not member.is_proven(self._verify):
             self.actions.append(Refused(sender, "a member's statement is not signed by that member"))
             return
-        self._believe(Entry(member, State.DEAD, now_s), None)
+        self._believe(Entry(member, DEAD, now_s), None)
 
     def _believe(self, entry: Entry, before: Entry | None) -> None:
         node = entry.member.node
         self.roster.put(entry)
-        if entry.state is not State.SUSPECT:
-            self.suspicions.pop(node, None)
+        if entry.state is not SUSPECT:
+            self.suspicions.close(node)
         if entry.is_live and (before is None or not before.is_live):
             self.fresh.append(node)
-            self.revived = self.revived or (before is not None and before.state is State.DEAD)
+            self.revived = self.revived or (before is not None and before.state is DEAD)
         self.actions.append(Changed(entry.member, None if before is None else before.state, entry.state))

@@ -24,7 +24,7 @@ from meshhold.membership.beliefs import Beliefs
 from meshhold.membership.chance import Chance
 from meshhold.membership.detector import NEVER, Detector
 from meshhold.membership.exchange import answer_bucket, answer_digest
-from meshhold.membership.member import Member, Sign, State, Verify, check_own
+from meshhold.membership.member import ALIVE, DEAD, LEFT, Member, Sign, Verify, check_own
 from meshhold.membership.messages import (
     Ack,
     Action,
@@ -133,11 +133,7 @@ class Membership:
 
     def snapshot(self) -> list[Member]:
         """Return the statements to keep on disk, from which a restarted node finds the mesh again."""
-        return [
-            entry.member
-            for entry in self._roster
-            if entry.state is not State.LEFT and entry.member.node != self.me.node
-        ]
+        return [entry.member for entry in self._roster if entry.state is not LEFT and entry.member.node != self.me.node]
 
     def next_tick_s(self) -> float:
         """Return when `tick` is wanted: finite once started. A call that is much later counts as a stall."""
@@ -153,12 +149,12 @@ class Membership:
         self._gossip_s = now_s
         self._sync_s = now_s + rng.uniform(*_FIRST_SYNC_S)
         self._revive_s = now_s + rng.uniform(0, settings.revive_interval_s)
-        self._roster.put(Entry(self.me, State.ALIVE, now_s))
+        self._roster.put(Entry(self.me, ALIVE, now_s))
         self._rumors.add(self.me)
         for member in self._known[: settings.roster_max // 2]:
             if member.node != self.me.node:
-                self._roster.put(Entry(member, State.DEAD, now_s, remembered=True))
-        called = list(self._roster.gone)
+                self._roster.put(Entry(member, DEAD, now_s, remembered=True))
+        called = list(self._roster.dead)
         for node in rng.sample(called, min(len(called), _FIRST_CALLS)):
             self._ask_roster(node, now_s)
         return self._finish()
@@ -174,9 +170,10 @@ class Membership:
         after = self._roster.get(sender)
         if after is None:
             self._ask_roster(sender, now_s)
-        elif before is not None and before.state is State.DEAD and after.state is State.ALIVE:
+        elif before is not None and before.state is DEAD and after.state is ALIVE:
             self._heal(sender, now_s)
-        self._send_answers(sender)
+        if self._beliefs.answers:
+            self._send(sender, Gossip(self._take_answers()))
         return self._finish()
 
     def tick(self, now_s: float) -> list[Action]:
@@ -205,7 +202,7 @@ class Membership:
         """Exchange rosters with a node to which a link opened, unless it is known to live. This is how a node joins."""
         self._notice_stall(now_s)
         entry = self._roster.get(node)
-        if node not in self._beliefs.banned and (entry is None or entry.state is not State.ALIVE):
+        if node not in self._beliefs.banned and (entry is None or entry.state is not ALIVE):
             self._ask_roster(node, now_s)
         return self._finish()
 
@@ -255,12 +252,12 @@ class Membership:
     def ban(self, node: NodeId) -> list[Action]:
         """Have nothing to do with the node any more. Who may ban, and who is told, is decided elsewhere."""
         self._beliefs.banned.add(node)
-        self._beliefs.suspicions.pop(node, None)
+        self._beliefs.suspicions.close(node)
         self._rumors.drop(node)
         entry = self._roster.get(node)
         if entry is not None:
             self._roster.drop(node)
-            self._beliefs.actions.append(Changed(entry.member, entry.state, State.LEFT))
+            self._beliefs.actions.append(Changed(entry.member, entry.state, LEFT))
         return self._finish()
 
     def unban(self, node: NodeId) -> list[Action]:
@@ -307,17 +304,17 @@ class Membership:
             self._send(sender, piece)
 
     def _hear(self, rumors: tuple[Rumor, ...], sender: NodeId, now_s: float) -> None:
+        beliefs = self._beliefs
         for rumor in rumors:
-            match rumor:
-                case Member():
-                    self._beliefs.hear_member(rumor, sender, now_s)
-                case Suspect():
-                    self._beliefs.hear_suspect(rumor, now_s)
-                case Dead():
-                    self._beliefs.hear_dead(rumor, now_s)
-                case News() if self._is_news(rumor):
-                    self._rumors.add(rumor)
-                    self._beliefs.actions.append(Deliver(rumor, sender))
+            if isinstance(rumor, Member):
+                beliefs.hear_member(rumor, sender, now_s)
+            elif isinstance(rumor, Suspect):
+                beliefs.hear_suspect(rumor, now_s)
+            elif isinstance(rumor, Dead):
+                beliefs.hear_dead(rumor, now_s)
+            elif self._is_news(rumor):
+                self._rumors.add(rumor)
+                beliefs.actions.append(Deliver(rumor, sender))
 
     # -- turns --------------------------------------------------------------------------------------------------
 
@@ -344,15 +341,11 @@ class Membership:
         """Try a dead member, so often that all nodes together try each about once in an interval; forget the oldest."""
         settings = self._settings
         self._revive_s = now_s + settings.revive_interval_s * self._rng.uniform(0.75, 1.25)
-        gone = list(self._roster.gone)
-        for node in gone:
-            entry = self._roster.get(node)
-            if entry is not None and now_s - entry.since_s > settings.forget_s:
-                self._roster.drop(node)
-        dead = [each for each in map(self._roster.get, gone) if each is not None and each.state is State.DEAD]
+        self._roster.forget(now_s - settings.forget_s)
+        dead = self._roster.dead
         if not dead or self._beliefs.leaving or self._rng.random() >= len(dead) / self._roster.size:
             return
-        entry = dead[self._rng.randrange(len(dead))]
+        entry = list(dead.values())[self._rng.randrange(len(dead))]
         rarity = min(settings.revive_rarity_max, max(1.0, (now_s - entry.since_s) / settings.revive_age_s))
         if self._rng.random() * rarity < 1:
             self._ping(entry.member.node, self._detector.next_seq())
@@ -377,8 +370,7 @@ class Membership:
             return
         self.awareness.apply(1)
         self._detector.abandon()
-        for suspicion in self._beliefs.suspicions.values():
-            suspicion.postpone(late_s)
+        self._beliefs.suspicions.postpone(late_s)
         self._no_death_before_s = now_s + 2 * self._settings.probe_interval_s
         self._due_s = now_s
 
@@ -392,10 +384,6 @@ class Membership:
     def _ask_roster(self, node: NodeId, now_s: float) -> None:
         if self._may(self._synced, node, now_s):
             self._send(node, Sync(tuple(self._roster.marks)))
-
-    def _send_answers(self, sender: NodeId) -> None:
-        if answers := self._take_answers():
-            self._send(sender, Gossip(answers))
 
     def _take_answers(self) -> tuple[Rumor, ...]:
         if not self._beliefs.answers:
@@ -434,7 +422,9 @@ class Membership:
         beliefs = self._beliefs
         for node in beliefs.fresh:
             self._detector.order.add(node)
-        if beliefs.revived and self._roster.gone:  # where one returns, others may: do not wait for the next turn
+        if beliefs.revived and (
+            self._roster.dead or self._roster.left
+        ):  # where one returns, others may: do not wait for the next turn
             soon_s = self._now_s + self._rng.uniform(0, self._settings.heal_spread_s)
             self._revive_s = min(self._revive_s, soon_s)
         beliefs.revived = False
@@ -446,8 +436,9 @@ class Membership:
         due_s = min(self._probe_s, self._sync_s, self._revive_s, self._detector.due_s)
         if self.has_rumors:
             due_s = min(due_s, self._gossip_s)
-        for suspicion in beliefs.suspicions.values():
-            due_s = min(due_s, max(suspicion.deadline_s, self._no_death_before_s))
+        death_s = beliefs.suspicions.due_s
+        if death_s < due_s:
+            due_s = min(due_s, max(death_s, self._no_death_before_s))
         self._due_s = max(due_s, self._now_s)  # what became urgent just now is not late
         actions, beliefs.actions = beliefs.actions, []
         return actions

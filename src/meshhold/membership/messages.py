@@ -269,8 +269,19 @@ def decode_rumor(raw: object) -> Rumor:
 
 def size_bytes(value: Message | Rumor) -> int:
     """Return the length of the value in msgpack."""
+    if isinstance(value, Suspect):  # of these two a large mesh makes so many that they are summed up, not packed
+        accusers = sum(2 + len(accuser) for accuser in value.accusers)
+        return 9 + 2 + len(value.node) + _size_of_number(value.incarnation) + 1 + accusers
+    if isinstance(value, Dead):
+        return 6 + 2 + len(value.node) + _size_of_number(value.incarnation) + 2 + len(value.accuser)
     plain = encode_rumor(value) if isinstance(value, Member | Suspect | Dead | News) else encode(value)
     return len(msgpack.packb(plain))
+
+
+def _size_of_number(number: int) -> int:
+    if number >= 2**32:  # as every incarnation that comes from a clock
+        return 9
+    return next(size for size, above in _NUMBER_SIZES if number < above)
 
 
 def _shown(value: object) -> str:
@@ -310,6 +321,7 @@ def _sync(fields: Sequence[Any]) -> Sync:
 
 
 _STATES: Final = frozenset(State)
+_NUMBER_SIZES: Final = ((1, 2**7), (2, 2**8), (3, 2**16), (5, 2**32))
 _READERS: Final[dict[str, tuple[int, Callable[[Sequence[Any]], Message]]]] = {
     "ping": (2, lambda f: Ping(_seq(f[0]), _rumors(f[1]))),
     "ack": (2, lambda f: Ack(_seq(f[0]), _rumors(f[1]))),

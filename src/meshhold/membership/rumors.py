@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from meshhold.membership.messages import RUMORS_MAX, News, Rumor, size_bytes
@@ -16,11 +15,7 @@ TAKEN_MAX: Final = RUMORS_MAX // 2
 _MISSES_MAX: Final = 4  # when so many do not fit, searching the queue for a smaller one costs more than it gains
 
 
-@dataclass(slots=True)
-class _Waiting:
-    rumor: Rumor
-    size: int
-    sent: int = 0
+_Key = NodeId | bytes
 
 
 class Rumors:
@@ -28,60 +23,75 @@ class Rumors:
 
     def __init__(self, queue_max: int = QUEUE_MAX) -> None:
         self._queue_max = queue_max
-        self._waiting: dict[NodeId | bytes, _Waiting] = {}
-        self._levels: list[dict[NodeId | bytes, None]] = [{}]  # by times sent; within one, in order of arrival
+        self._sent: dict[_Key, int] = {}
+        self._levels: list[dict[_Key, tuple[Rumor, int]]] = [{}]
+        """Rumors and their sizes by times sent; within one level in order of arrival."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._sent)
 
     def add(self, rumor: Rumor) -> None:
         """Begin to spread it."""
         key = _key(rumor)
         self.drop(key)
-        if len(self._waiting) >= self._queue_max:
+        if len(self._sent) >= self._queue_max:
             self._evict()
-        self._waiting[key] = _Waiting(rumor, size_bytes(rumor))
-        self._levels[0][key] = None
+        self._sent[key] = 0
+        self._levels[0][key] = rumor, size_bytes(rumor)
 
-    def drop(self, key: NodeId | bytes) -> None:
+    def drop(self, key: _Key) -> None:
         """Stop spreading what is said about this member (or these news)."""
-        waiting = self._waiting.pop(key, None)
-        if waiting is not None:
-            del self._levels[waiting.sent][key]
+        sent = self._sent.pop(key, None)
+        if sent is not None:
+            del self._levels[sent][key]
 
     def take(self, size_bytes_max: int, sends_max: int) -> tuple[Rumor, ...]:
         """Return what fits into `size_bytes_max`, and count it as sent; the `sends_max`-th time is the last."""
-        if not self._waiting:
+        if not self._sent:
             return ()
-        taken: list[tuple[NodeId | bytes, _Waiting]] = []
+        taken: list[Rumor] = []
         room, misses = size_bytes_max, 0
-        for key in (key for level in self._levels for key in level):
-            waiting = self._waiting[key]
-            if waiting.size <= room:
-                taken.append((key, waiting))
-                room -= waiting.size
-            else:
-                misses += 1
+        moved: list[tuple[int, list[_Key]]] = []
+        for sent, level in enumerate(self._levels):
+            if not level:
+                continue
+            keys: list[_Key] = []
+            for key, (rumor, size) in level.items():
+                if size > room:
+                    misses += 1
+                    if misses > _MISSES_MAX:
+                        break
+                    continue
+                keys.append(key)
+                taken.append(rumor)
+                room -= size
+                if len(taken) == TAKEN_MAX:
+                    break
+            moved.append((sent, keys))
             if misses > _MISSES_MAX or len(taken) == TAKEN_MAX:
                 break
-        for key, waiting in taken:
-            self._count(key, waiting, sends_max)
-        return tuple(waiting.rumor for _, waiting in taken)
+        for sent, keys in moved:
+            self._count(sent, keys, sends_max)
+        return tuple(taken)
 
-    def _count(self, key: NodeId | bytes, waiting: _Waiting, sends_max: int) -> None:
-        del self._levels[waiting.sent][key]
-        waiting.sent += 1
-        if waiting.sent >= sends_max:
-            del self._waiting[key]
+    def _count(self, sent: int, keys: list[_Key], sends_max: int) -> None:
+        """Move these of one level to the next, or drop them after their last time."""
+        level, counts = self._levels[sent], self._sent
+        if sent + 1 >= sends_max:
+            for key in keys:
+                del level[key], counts[key]
             return
-        while len(self._levels) <= waiting.sent:
+        if len(self._levels) <= sent + 1:
             self._levels.append({})
-        self._levels[waiting.sent][key] = None
+        following = self._levels[sent + 1]
+        for key in keys:
+            following[key] = level.pop(key)
+            counts[key] = sent + 1
 
     def _evict(self) -> None:
         level = next(level for level in reversed(self._levels) if level)
         self.drop(next(iter(level)))
 
 
-def _key(rumor: Rumor) -> NodeId | bytes:
+def _key(rumor: Rumor) -> _Key:
     return rumor.ident if isinstance(rumor, News) else rumor.node
