@@ -2,6 +2,8 @@
 
 Each contender is two processes on loopback, all started first; then each round measures each of them in turn, so that
 a noisy minute of the machine hits all alike. What counts is the median of the rounds, and of the ratios within a round.
+Many short rounds (`--rounds 60 --seconds 0.3`) tell more than few long ones where others use the machine; what a call
+costs both processes in CPU moves least of all, since it does not count the time that others took.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ CASES: Final = {  # name → title, figure, whether more is better
     "bulk": ("bulk, 1 MiB pieces, one stream", "mib_per_s", True),
     "calls": ("100-byte calls, one at a time", "per_s", True),
     "rtt": ("their median round trip", "median_us", False),
+    "cpu": ("CPU of both sides for one", "cpu_us", False),
     "many": ("100-byte calls, 16 at a time", "per_s", True),
 }
-_UNITS: Final = {"mib_per_s": "MiB/s", "per_s": "/s", "median_us": "µs"}
+_UNITS: Final = {"mib_per_s": "MiB/s", "per_s": "/s", "median_us": "µs", "cpu_us": "µs"}
+_OF_CALLS: Final = ("calls", "rtt", "cpu")  # figures of one measurement
 _LIBP2P_VENV: Final = CACHE / "libp2p-venv"
 _INSTALL_S_MAX: Final = 600.0
 
@@ -54,6 +58,7 @@ class Contender:
     def __init__(self, name: str, stack: ExitStack) -> None:
         self.name = name
         self._stack = stack
+        self._processes: list[int] = []
         python = _libp2p_python() if name == "libp2p" else sys.executable
         command = [python, "-m", f"bench.mesh.{name}_side"]
         address = self._start([*command, "serve"]).stdout.readline().strip()
@@ -62,16 +67,24 @@ class Contender:
 
     def _start(self, command: Sequence[str]) -> Any:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._processes.append(process.pid)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         return process
 
     def measure(self, what: str, seconds: float) -> dict[str, float]:
         """Return the figures of one case."""
+        before_s = self._cpu_s()
         self._driver.stdin.write(f"{what} {seconds}\n")
         self._driver.stdin.flush()
         figures: dict[str, float] = json.loads(self._read(what))
+        if "count" in figures:
+            figures["cpu_us"] = (self._cpu_s() - before_s) / figures["count"] * 1e6
         return figures
+
+    def _cpu_s(self) -> float:
+        """Return the CPU time that both processes have used in their main threads, where all but waiting happens."""
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in self._processes) / 1e9
 
     def _read(self, what: str) -> str:
         line: str = self._driver.stdout.readline()
@@ -80,20 +93,20 @@ class Contender:
         return line
 
 
-def _run(rounds: int, seconds: float, sides: Sequence[str]) -> dict[str, Any]:
+def _run(rounds: int, seconds: float, sides: Sequence[str], cases: Sequence[str]) -> dict[str, Any]:
     with ExitStack() as stack:
         contenders = [Contender(name, stack) for name in sides]
         samples: list[dict[str, dict[str, float]]] = []
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             sample: dict[str, dict[str, float]] = {name: {} for name in sides}
-            for what in ("bulk", "calls", "many"):
+            for what in cases:
                 for contender in contenders:
                     if what == "many" and not contender.description["concurrent"]:
                         continue
                     figures = contender.measure(what, seconds)
                     for case, (_, figure, _) in CASES.items():
-                        if case == what or (case == "rtt" and what == "calls"):
+                        if case == what or (case in _OF_CALLS and what == "calls"):
                             sample[contender.name][case] = figures[figure]
             samples.append(sample)
         versions = {contender.name: contender.description["version"] for contender in contenders}
@@ -128,12 +141,13 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mesh", description="Measure links between two nodes.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--cases", default="bulk,calls,many", help="comma-separated (bulk,calls,many)")
     parser.add_argument("--only", default=",".join(SIDES), help=f"comma-separated: {', '.join(SIDES)}")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for results (build/bench)")
     found = parser.parse_args(words)
     sides = [name for name in SIDES if name in found.only.split(",")]
     try:
-        results = _run(found.rounds, found.seconds, sides)
+        results = _run(found.rounds, found.seconds, sides, found.cases.split(","))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -63,6 +63,7 @@ async def _measure(client: Client, what: str, seconds: float) -> dict[str, Any]:
     spent = time.perf_counter() - begun
     times.sort()
     return {
+        "count": len(times),
         "per_s": len(times) / spent,
         "median_us": times[len(times) // 2] * 1e6,
         "p99_us": times[-len(times) // 100] * 1e6,

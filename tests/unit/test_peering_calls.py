@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -141,6 +142,69 @@ class TestCalls:
         with trio.move_on_after(1):
             await a.peering.call(b.node_id, "wait/1", None, timeout_s=1000)
         await until(lambda: b.cancelled == 1, 0.1)
+
+    async def test_a_call_that_waits_holds_up_no_other(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        await a.echo(b)
+        async with trio.open_nursery() as nursery:
+            for number in range(40):  # they arrive together: more than tasks are kept for
+                nursery.start_soon(partial(a.peering.call, b.node_id, "wait/1", number, timeout_s=60))
+            with trio.fail_after(1):
+                assert await a.echo(b, "meanwhile") == "meanwhile"
+            b.gate.set()
+        assert b.cancelled == 0
+
+    async def test_a_call_that_was_answered_leaves_its_deadline_to_no_other(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+
+        async def sleep(_peer: NodeId, seconds: Any) -> Any:
+            await trio.sleep(seconds)
+            return seconds
+
+        b.dispatch.on_call("sleep/1", sleep)
+        assert await a.peering.call(b.node_id, "sleep/1", 1, timeout_s=2) == 1
+        assert await a.peering.call(b.node_id, "sleep/1", 5, timeout_s=9) == 5
+        for _ in range(3):
+            with trio.move_on_after(1):
+                await a.peering.call(b.node_id, "sleep/1", 50, timeout_s=90)
+            assert await a.peering.call(b.node_id, "sleep/1", 5, timeout_s=9) == 5
+
+    async def test_a_handler_may_catch_its_cancellation_and_answer(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        seen: list[str] = []
+
+        async def stubborn(_peer: NodeId, _body: Any) -> Any:
+            with trio.move_on_after(1) as brief:  # opened before the first pause
+                await trio.sleep_forever()
+            seen.append(f"waited {brief.cancelled_caught}")
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                seen.append("cancelled")
+
+        b.dispatch.on_call("stubborn/1", stubborn)
+        with pytest.raises(CallTimeoutError):
+            await a.peering.call(b.node_id, "stubborn/1", None, timeout_s=3)
+        await until(lambda: seen == ["waited True", "cancelled"], 1)
+        for _ in range(2):  # one by the task that was cancelled
+            assert await a.echo(b) == b"hello"
+
+    async def test_a_handler_may_begin_with_a_send_over_the_link_that_called_it(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        await a.echo(b)
+        stream = await b.peering.begin_stream(a.node_id, "back/1", None, timeout_s=1)
+
+        async def send(_peer: NodeId, size: Any) -> Any:
+            await stream.send_all(bytes(size))
+            return size
+
+        b.dispatch.on_call("send/1", send)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_all, 10**7)
+            for size in (1, 100_000, 3_000_000):  # the last: more than its window
+                assert await a.peering.call(b.node_id, "send/1", size, timeout_s=5) == size
+            await stream.send_eof()
+        assert await a.echo(b) == b"hello"
 
     async def test_places_of_given_up_calls_come_back(self, network: MemoryNetwork) -> None:
         few = Settings(limits=Limits(calls=2))

@@ -11,7 +11,7 @@ def test_calls_expire_in_time_and_once() -> None:
     waiting = {1, 2, 3}
     deadlines = Deadlines(waiting)
     for number, deadline_s in ((1, 5.0), (2, 3.0), (3, 9.0)):
-        deadlines.add(deadline_s, number)
+        assert deadlines.add(deadline_s, number) is (number != 3)  # whether it is the earliest yet
     assert deadlines.next_s == 3.0
     assert deadlines.expired(2.9) == []
     assert deadlines.expired(5.0) == [2, 1]

@@ -28,13 +28,15 @@ class Deadlines:
         """When to look next; never if there is nothing to wait for."""
         return self._heap[0][0] if self._heap else inf
 
-    def add(self, deadline_s: float, number: int) -> None:
-        """Remember a call."""
+    def add(self, deadline_s: float, number: int) -> bool:
+        """Remember a call; return whether it is the first that will be too late."""
         if len(self._heap) >= self._clear_at:
             self._heap = [entry for entry in self._heap if entry[1] in self._waiting]
             heapify(self._heap)
             self._clear_at = 2 * len(self._heap) + _SLACK
-        heappush(self._heap, (deadline_s, number))
+        entry = (deadline_s, number)
+        heappush(self._heap, entry)
+        return self._heap[0] is entry
 
     def expired(self, now_s: float) -> list[int]:
         """Return the calls that are too late, and forget them."""

@@ -1,16 +1,17 @@
 """One connection to one peer: runs a session over a stream. Knows no other link and decides nothing about them.
 
-Three tasks: one reads, one writes what could not be sent at once, one keeps time for all calls. Whoever has something
-to send hands it to the session and sends it on the spot as far as the kernel takes it, so a small call costs no switch
-of tasks.
+One task reads, one writes what could not be sent at once, one keeps time for all calls. Whoever has something to send
+hands it to the session and sends it on the spot as far as the kernel takes it. The task that reads begins each call in
+place; when one has to wait, that task stays with it and another one reads on. So a small call costs no switch of tasks.
 `run` is the boundary of errors: whatever goes wrong here ends this link and no other.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import outcome
 import trio
@@ -25,8 +26,9 @@ from meshhold.errors import (
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.deadlines import Deadlines
 from meshhold.peering.dispatch import Dispatch, refusal_of
-from meshhold.peering.serving import Serving
+from meshhold.peering.serving import Paused, Serving
 from meshhold.peering.streams import PeerStream
+from meshhold.peering.turns import Turns
 from meshhold.transport.contract import ByteStream
 from meshhold.wire import events
 from meshhold.wire.framing import FrameReader
@@ -37,7 +39,6 @@ BATCH_SIZE: Final = 128 * 1024
 
 STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
 LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
-_Begun = TypeVar("_Begun")
 _log = logging.getLogger(__name__)
 
 
@@ -103,19 +104,20 @@ class Link:
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
         self._serving = Serving(peer, session, dispatch, self._flush_or_join, refuse)
+        self._turns = Turns(self._read, self._serving, self._start_turn)
         self._streams: dict[int, PeerStream] = {}
         self._deadlines = Deadlines(self._answers)
         self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
         self._rest: bytes | memoryview = b""
+        self._frames: deque[bytes] = deque()  # read, not taken yet
         self._writing = True  # until the writer runs; then: the writer is at work, nobody else sends
-        self._corked = False  # the reader goes through a batch: one send follows it
+        self._corked = False  # frames are being taken: one send follows them
         self._writer: trio.lowlevel.Task | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
             events.Ready: self._take_ready,
             events.NoteReceived: self._serving.take_note,
-            events.CallReceived: self._take_call,
             events.CallCancelled: self._serving.take_cancel,
             events.ReplyReceived: self._take_reply,
             events.FailureReceived: self._take_failure,
@@ -147,8 +149,7 @@ class Link:
     @property
     def is_usable(self) -> bool:
         """Whether something may be begun on it."""
-        session = self.session
-        return session.is_ready and not (session.is_ending or session.peer_ended)
+        return self.session.is_open
 
     # -- what others ask of it --------------------------------------------------------------------------------------
 
@@ -158,31 +159,34 @@ class Link:
         A cancellation reaches the handler at the other side. Errors: `UnservedError` if the peer has certainly not
         begun it; `PeerUnreachableError` if it may have; `CallTimeoutError`; the peer's refusal; `TooLargeError`.
         """
-        if self.session.calls_free <= 0:
+        session = self.session
+        if session.calls_free <= 0:
             with trio.move_on_at(deadline_s):
-                while self.is_usable and self.session.calls_free <= 0:
+                while self.is_usable and session.calls_free <= 0:
                     await self._places.park()
+            self._check_usable()
         timeout_s = deadline_s - trio.current_time()
         if timeout_s <= 0:
             raise self._too_late(name)
-        number = self._begin(lambda: self.session.send_call(name, body, timeout_s))
+        number = session.send_call(name, body, timeout_s)
 
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
             del self._answers[number]
-            self.session.cancel_call(number)
+            session.cancel_call(number)
             self.flush()
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._answers[number] = (trio.lowlevel.current_task(), name)
-        self._deadlines.add(deadline_s, number)
-        self._sleep.deadline = min(self._sleep.deadline, deadline_s)
+        if self._deadlines.add(deadline_s, number):
+            self._sleep.deadline = min(self._sleep.deadline, deadline_s)
         self._flush_or_join(len(self._answers))
         answer: memoryview = await trio.lowlevel.wait_task_rescheduled(abort)
         return answer
 
     def send_note(self, name: str, body: bytes) -> bool:
         """Send a one-way message; False if it is dropped here. Errors: `UnservedError`, `TooLargeError`."""
-        sent = self._begin(lambda: self.session.send_note(name, body))
+        self._check_usable()
+        sent = self.session.send_note(name, body)
         self.flush()
         return sent
 
@@ -190,7 +194,8 @@ class Link:
         """Open a stream, once there is a place for it. Errors: `UnservedError`, `TooLargeError`."""
         while self.is_usable and self.session.streams_free <= 0:
             await self._places.park()
-        number = self._begin(lambda: self.session.open_stream(name, body))
+        self._check_usable()
+        number = self.session.open_stream(name, body)
         stream = self._streams[number] = PeerStream(self, number)
         self.flush()
         return stream
@@ -225,10 +230,9 @@ class Link:
         self._streams.pop(number, None)
         self._places.unpark_all()
 
-    def _begin(self, begin: Callable[[], _Begun]) -> _Begun:
-        if not self.is_usable or self.closed.is_set():
+    def _check_usable(self) -> None:
+        if not self.session.is_open:
             raise UnservedError(f"the link to node {short_id(self.peer)} has ended")
-        return begin()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +249,8 @@ class Link:
                     nursery.cancel_scope.cancel()
                 nursery.start_soon(self._guard, self._write)
                 nursery.start_soon(self._guard, self._keep_time, greeting_s)
-                await self._guard(self._read, early)
+                self._frames.extend(early)
+                await self._guard(self._turns.run)
         except Exception as error:
             if isinstance(error, ExceptionGroup) and error.subgroup(FatalError):
                 raise
@@ -286,34 +291,52 @@ class Link:
         why = f": {self.error}" if self.error else ""
         return kind(f"the link to node {short_id(self.peer)} was lost during {what}{why}")
 
-    async def _read(self, early: list[bytes]) -> None:
-        session, feed, receive_some = self.session, self._reader.feed, self._stream.receive_some
-        self._receive(early)
-        while not (session.peer_ended and session.sent_end and not self._writing):
-            data = await receive_some()
+    async def _read(self) -> Paused | None:
+        """Read until a call has to wait, and let another task read on; return that call, None at the link's end."""
+        session, frames = self.session, self._frames
+        while True:
+            if (paused := self._take_frames()) is not None:
+                return paused
+            if session.peer_ended and session.sent_end and not self._writing:
+                self._end_in_order()
+                return None
+            data = await self._stream.receive_some()
             if not data:
                 if session.peer_ended:  # it does not wait for our end
                     self._nursery_of_run().cancel_scope.cancel()
-                    return
+                    return None
                 raise PeerUnreachableError("the connection was cut")
             self._bytes_in += len(data)
-            self._receive(feed(data))
-        self._end_in_order()
+            self._now_s = trio.current_time()
+            frames += self._reader.feed(data)
 
-    def _receive(self, frames: list[bytes]) -> None:
-        session, take = self.session, self._take
-        self._now_s = now_s = trio.current_time()
+    def _take_frames(self) -> Paused | None:
+        """Take what has been read, up to a call that has to wait; send what follows from it.
+
+        What is sent wakes tasks, so nothing may be sent here once a handler has announced that its task, this one, is
+        to be woken: the next reader does it.
+        """
+        session, frames, now_s = self.session, self._frames, self._now_s
         self._corked = True
         try:
-            for frame in frames:
-                event = session.receive(frame, now_s)
-                if event is not None:
-                    take[type(event)](event)
+            while frames:
+                event = session.receive(frames.popleft(), now_s)
+                if event is None:
+                    continue
+                if type(event) is not events.CallReceived:
+                    self._take[type(event)](event)
+                elif (paused := self._serving.begin_call(event, now_s)) is not None:
+                    self._turns.pass_on()
+                    return paused
         finally:
             self._corked = False
         if self._places and (session.calls_free > 0 or session.streams_free > 0):
             self._places.unpark_all()
         self.flush()
+        return None
+
+    def _start_turn(self) -> None:
+        self._nursery_of_run().start_soon(self._guard, self._turns.run)
 
     async def _write(self) -> None:
         """Send what could not be sent at once, and what more there is meanwhile."""
@@ -416,9 +439,6 @@ class Link:
             self.dial = event.dial
         self._on_ready(self)
         self.started.set()
-
-    def _take_call(self, event: events.CallReceived) -> None:
-        self._serving.take_call(event, self._now_s, self._nursery_of_run())
 
     def _take_reply(self, event: events.ReplyReceived) -> None:
         waiting = self._answers.pop(event.call, None)

@@ -51,7 +51,7 @@ class _Message:
     def __init__(self, call: int, head: bytes, body: bytes | memoryview, *, is_answer: bool) -> None:
         self.call = call
         self.head = head
-        self.body = memoryview(body)
+        self.body = body
         self.at = 0
         self.is_answer = is_answer
 
@@ -108,7 +108,7 @@ class Calls:
 
     def begin(self, name: str, body: bytes | memoryview, timeout_s: float) -> int:
         """Queue a call; return its number. Errors: `OverloadedError`, `TooLargeError`."""
-        if self.free <= 0:
+        if len(self._ours) >= self._calls_max:
             raise OverloadedError(f"{self._calls_max} calls to this peer are in progress", "retry later")
         self._check_size(len(body))
         raw_name = pack_name(name)
@@ -163,11 +163,11 @@ class Calls:
         body, at = message.body, message.at
         head = message.head or HEADER.pack(MORE, message.call)
         if at == 0 and len(body) <= SLICE_SIZE:
-            frame = head + body if body else head
+            frame = head + body
             message.at = len(body)
         else:
             end = min(at + SLICE_SIZE, len(body))
-            frame = b"".join((head, body[at:end]))
+            frame = b"".join((head, memoryview(body)[at:end]))
             message.at = end
         message.head = b""
         if message.at == len(body):
@@ -206,12 +206,18 @@ class Calls:
         held = 0 if is_refused else size
         self._theirs[call] = held
         self._held += held
+        if len(part) == size <= self._limits.message_size and not is_refused and self._partial is None:
+            name, body = parse_name(part, CALL)  # the usual case: whole in one frame, and neither copied nor kept
+            return CallReceived(call, name, body, timeout_ms / 1000)
         return self._begin(_Partial(call, size, is_call=True, timeout_ms=timeout_ms, is_refused=is_refused), part)
 
     def take_reply(self, call: int, payload: memoryview) -> Event | None:
         """Take a REPLY."""
         size, part = parse_sized(payload, REPLY)
         state = self._check_answer(call)
+        if len(part) == size <= self._limits.message_size and state == _SENT and self._partial is None:
+            del self._ours[call]  # the usual case, as in `take_call`
+            return ReplyReceived(call, part)
         return self._begin(_Partial(call, size, is_call=False, timeout_ms=0, is_refused=state == _GIVEN_UP), part)
 
     def take_failure(self, call: int, payload: memoryview) -> Event | None:
@@ -252,7 +258,7 @@ class Calls:
             raise ProtocolError("a message begins between the parts of another")
         if partial.size > self._limits.message_size:
             raise ProtocolError(f"a message of {partial.size} bytes, {self._limits.message_size} are allowed")
-        if len(part) == partial.size:  # the usual case: whole in one frame, and not copied
+        if len(part) == partial.size:
             return self._finish(partial, part)
         self._partial = partial
         return self._extend(partial, part)

@@ -38,6 +38,9 @@ class Limits:
 
 DEFAULT_LIMITS: Final = Limits()
 
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
+"""Values that hold no other: `packb` refuses of them what is out of range, and there is no shape to check."""
+
 _Culprit = Literal["local", "remote"]
 
 
@@ -49,6 +52,8 @@ def encode(value: Value, limits: Limits = DEFAULT_LIMITS) -> bytes:
     try:
         raw: bytes = msgpack.packb(value)
         _check_size(raw, limits, "local")
+        if type(value) in _PLAIN:
+            return raw
         _check_shape(raw, limits, "local")
         msgpack.unpackb(raw)  # refuses keys that are neither text nor bytes
     except ProtocolError:
@@ -65,6 +70,8 @@ def decode(raw: bytes | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
     """
     _check_size(raw, limits, "remote")
     raw = bytes(raw)  # a view's bytes cost more to look at, one by one, than to copy
+    if raw[:1] == b"\xc4" and len(raw) > 1 and len(raw) - 2 == raw[1]:
+        return raw[2:]  # a short blob and nothing else
     _check_shape(raw, limits, "remote")
     try:
         return msgpack.unpackb(raw)

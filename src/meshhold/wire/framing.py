@@ -45,9 +45,13 @@ class FrameReader:
 
         Errors: `ProtocolError` for a length of 0 or over the bound, as soon as the length is read.
         """
+        at, size = 0, len(data)
+        if size > FRAME_HEAD_SIZE and not (self._need or self._first) and self._high is None:
+            length = data[0] << 8 | data[1]
+            if length == size - FRAME_HEAD_SIZE and length <= self._size_max:
+                return [data[FRAME_HEAD_SIZE:]]  # the usual case where little is said: one whole frame
         frames = []
         view = memoryview(data)
-        at, size = 0, len(data)
         while at < size:
             if not self._need:
                 if self._high is None and size - at == 1:

@@ -50,7 +50,9 @@ from meshhold.wire.limits import CONTROL_QUEUED_MAX, NOTE_SIZE_MAX, PONGS_QUEUED
 from meshhold.wire.streams import Streams
 
 _RTT_GAIN: Final = 0.125  # RFC 6298, section 2
-_EMPTY: Final = memoryview(b"")
+_FREQUENT: Final = frozenset((CALL, REPLY, DATA))
+"""Kinds that ask for nothing but a greeting before them: what bulk and calls are made of."""
+
 _PINGS_MAX: Final = 8  # pings of ours on their way; a new one replaces the oldest
 
 
@@ -87,6 +89,8 @@ class Session:
         self.limits = limits
         self.rtt_s: float | None = None
         self.is_ready = False
+        self.is_open = False
+        """Something may be begun: both sides have greeted, and neither ends."""
         self.is_ending = False
         self.peer_ended = False
         self.sent_end = False
@@ -111,16 +115,12 @@ class Session:
     @property
     def calls_free(self) -> int:
         """How many more calls may be begun now."""
-        return self._calls.free if self._is_open else 0
+        return self._calls.free if self.is_open else 0
 
     @property
     def streams_free(self) -> int:
         """How many more streams may be opened now."""
-        return self._streams.free if self._is_open else 0
-
-    @property
-    def _is_open(self) -> bool:
-        return self.is_ready and not self.is_ending and not self.peer_ended
+        return self._streams.free if self.is_open else 0
 
     def send_call(self, name: str, body: bytes | memoryview, timeout_s: float) -> int:
         """Queue a call that is of no use after `timeout_s`; return its number.
@@ -211,14 +211,16 @@ class Session:
     def end(self) -> None:
         """Begin nothing more; end once nothing is in progress."""
         self.is_ending = True
+        self.is_open = False
 
     def abandon(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Forget everything: the connection is over. Return the calls and streams of ours that were open."""
         self.is_ending = True
+        self.is_open = False
         return self._calls.abandon(), self._streams.abandon()
 
     def _check_open(self) -> None:
-        if not self._is_open:
+        if not self.is_open:
             raise PeerUnreachableError("this link is not open yet, or ends", "call again: it goes over another one")
 
     # -- frames out -------------------------------------------------------------------------------------------------
@@ -284,8 +286,8 @@ class Session:
         kind: int
         number: int
         kind, number = HEADER.unpack_from(plain)
-        if kind == DATA and self.is_ready:  # the hot path of bulk
-            return self._streams.take_data(number, memoryview(plain)[HEADER_SIZE:])
+        if self.is_ready and kind in _FREQUENT:
+            return self._take[kind](number, memoryview(plain)[HEADER_SIZE:])
         if kind >= len(self._take):
             raise ProtocolError(f"a frame of unknown kind {kind}", "run the same release on both nodes")
         if (kind == GREETING) is self.is_ready:
@@ -319,6 +321,7 @@ class Session:
         self._calls.greet(greeting)
         self._streams.greet(greeting)
         self.is_ready = True
+        self.is_open = not self.is_ending
         return Ready(greeting.dial, greeting.instance)
 
     def _take_ping(self, number: int, payload: memoryview) -> None:
