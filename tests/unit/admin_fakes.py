@@ -102,10 +102,13 @@ class FakeNode:
         self.vaults[made.id] = made
         return made
 
-    def views(self) -> list[VaultView]:
+    async def views(self) -> list[VaultView]:
         return list(self.vaults.values())
 
-    def view(self, ref: str) -> VaultView:
+    async def view(self, ref: str) -> VaultView:
+        return self._find(ref)
+
+    def _find(self, ref: str) -> VaultView:
         found = [v for v in self.vaults.values() if ref in (v.name, v.alias) or v.id.startswith(ref)]
         if not found:
             raise NoSuchVaultError(f"no vault is called {ref!r}", "see meshhold vault list")
@@ -114,13 +117,13 @@ class FakeNode:
         return found[0]
 
     async def delete(self, ref: str, *, force: bool) -> None:
-        found = self.view(ref)
+        found = self._find(ref)
         if found.objects and not force:
             raise BucketNotEmptyError("it holds objects", "use --force")
         del self.vaults[found.id]
 
     async def set_alias(self, ref: str, alias: str) -> VaultView:
-        found = replace(self.view(ref), alias=alias)
+        found = replace(self._find(ref), alias=alias)
         self.vaults[found.id] = found
         return found
 
@@ -139,7 +142,7 @@ class FakeNode:
         del self.key_views[key]
 
     async def grant(self, key: str, vault: str, permissions: Permission, *, allow_list: bool = False) -> GrantView:
-        found = self.view(vault)
+        found = self._find(vault)
         if allow_list:
             permissions |= Permission.LIST
         label = self.key_views[key].label if key in self.key_views else ""
@@ -151,12 +154,12 @@ class FakeNode:
         return list(self.grant_views.values())
 
     async def revoke(self, key: str, vault: str) -> None:
-        del self.grant_views[key, self.view(vault).id]
+        del self.grant_views[key, self._find(vault).id]
 
     # -- care
     async def check(self, vault: str | None, progress: Progress, *, deep: bool = False) -> list[CheckReport]:
         await progress({"objects": 1})
-        chosen = [self.view(vault)] if vault is not None else self.views()
+        chosen = [self._find(vault)] if vault is not None else list(self.vaults.values())
         corrupt = self.rotten if deep else []
         return [CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.lost, corrupt) for v in chosen]
 

@@ -14,12 +14,15 @@ from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.crypto.identity import Identity
 from meshhold.index.sqlite import SqliteIndex, open_index
 from meshhold.model.entry import Checksums, ObjectVersion, Upload
+from meshhold.model.ids import NodeId, VaultId
 from meshhold.model.stamp import Clock
 from meshhold.replication.collector import Collector
+from meshhold.replication.contract import Replica
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.registers import Registers
 from meshhold.replication.replica import LocalReplica
+from meshhold.replication.seats import Seats
 from meshhold.replication.writer import ChunkWriter
 from meshhold.sealing.content import PartRow
 from meshhold.store.access import Access
@@ -103,6 +106,19 @@ def combine(rows: Sequence[PartRow], _: Upload | None) -> Digested:
     return Digested(f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(rows)}", Checksums())
 
 
+def nobody_else(node: NodeId) -> Replica:
+    """Stand for the replicas of other nodes where there are none."""
+    raise AssertionError(f"a node alone asks for the replica of {node}")
+
+
+class NoSweep:
+    async def sweep(self, _vault: str, _older_than_ms: int) -> int:
+        return 0
+
+    def round_ended(self, _vault: str) -> bool:
+        return True
+
+
 class StoreKit:
     """All use-cases over one index and one chunk store."""
 
@@ -114,8 +130,9 @@ class StoreKit:
         self.clock = Clock(identity.stamp_node)
         self.keeper = RecordKeeper(index, self.clock, wall.now_ms)
         self.directory = Directory(identity, self.keeper, self.clock, wall.now_ms)
-        self.replica = LocalReplica(index, self.clock, wall.now_ms, node=identity.stamp_node)
-        self.registers = Registers(self.replica, self.clock, wall.now_ms)
+        self.seats = Seats(identity.node_id, index)
+        self.replica = LocalReplica(index, self.seats, self.clock, wall.now_ms, node=identity.stamp_node)
+        self.registers = Registers(self.replica, self.seats, nobody_else, self.clock, wall.now_ms)
         self.writer = ChunkWriter(chunks, run_inline, now_s=wall.now_s)
         self.reader = ChunkReader(chunks, run_inline)
         self.gates = Gates()
@@ -134,6 +151,7 @@ class StoreKit:
             self.reader,
             self.collector,
             run_inline,
+            tombstones=NoSweep(),
             grace_s=GRACE_S,
             new_salt=lambda: b"salt" * 6,
         )
@@ -174,6 +192,10 @@ class StoreKit:
     ) -> Completion:
         """Complete an upload."""
         return await self.uploads.complete(bucket, key, upload_id, claims, combine, condition)
+
+    def object_count(self, vault: VaultId) -> int:
+        """Return how many live objects this node's index has of the vault."""
+        return self.index.counts(vault).objects
 
     async def collect(self) -> int:
         """Collect all vaults; return how many chunks went."""

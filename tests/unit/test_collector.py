@@ -89,7 +89,7 @@ async def test_tombstones_go_after_their_window(kit: StoreKit, bucket: Bucket) -
     kit.wall.pass_s(3600)
     assert (await kit.care.collect(None)).tombstones == 10
     assert (await kit.care.collect(None)).tombstones == 0
-    assert kit.registers.counts(bucket.id).objects == 690
+    assert kit.object_count(bucket.id) == 690
 
 
 async def test_an_unreadable_manifest_stops_the_collection(kit: StoreKit, bucket: Bucket) -> None:

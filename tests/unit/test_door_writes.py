@@ -183,7 +183,7 @@ async def test_parts_and_uploads_are_listed_by_pages(door: DoorUnderTest) -> Non
 async def test_an_unfinished_upload_keeps_its_bucket(door: DoorUnderTest) -> None:
     """Whoever uploads is told that the bucket went by nobody's mistake."""
     upload = await begin(door)
-    assert [view.objects for view in door.node.vaults.views()] == [1]  # the upload is none yet
+    assert [view.objects for view in await door.node.vaults.views()] == [1]  # the upload is none yet
     assert (await door.call("DELETE", "/bucket/kept")).status == 204
     refused = await door.call("DELETE", "/bucket")
     assert (refused.status, refused.code) == (409, "BucketNotEmpty")

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from tests.unit.store_kit import nobody_else
 
 from meshhold.errors import (
     ContentionError,
-    OverloadedError,
+    NoMajorityError,
     PreconditionFailedError,
     StorageFullError,
     UnavailableError,
     UnknownOutcomeError,
 )
-from meshhold.index.contract import Counts, Index, Listed, Row
+from meshhold.index.contract import Counts, Index, Listed
 from meshhold.index.sqlite import SqliteIndex, open_index
 from meshhold.model.entry import ANCESTORS_KEPT, Checksums, Entry, ObjectVersion, Space, Upload, Value, decode_entry
-from meshhold.model.ids import OpId, VaultId
+from meshhold.model.ids import NodeId, OpId, VaultId
 from meshhold.model.stamp import COUNTER_BITS, Clock, Stamp
 from meshhold.register.acceptor import HORIZON_STEP_MS, WINDOW_MS, Skewed, Stale
 from meshhold.register.lineage import succeed
 from meshhold.register.rounds import Answer
+from meshhold.replication.contract import Refusal, Register
 from meshhold.replication.registers import KEEP, Change, Registers, Write
-from meshhold.replication.replica import LocalReplica, Register
-from meshhold.replication.turns import Turns
+from meshhold.replication.replica import LocalReplica
+from meshhold.replication.seats import Seats
 
 VAULT = VaultId("a" * 32)
 NODE = b"own-node"
+NODE_ID = NodeId("own")
 PEER = b"peernode"
 KEY = b"photo.jpg"
 NAME = Register(VAULT, Space.OBJECTS, KEY)
@@ -50,14 +54,28 @@ class Node:
 
     def __init__(self, index: Index, wall: Wall, sleep: Callable[[float], Awaitable[object]] = trio.sleep) -> None:
         self.clock = Clock(NODE)
-        self.replica = LocalReplica(index, self.clock, wall, node=NODE)
-        self.registers = Registers(self.replica, self.clock, wall, sleep=sleep, chance=lambda: 1.0, deadline_s=2.0)
+        self.seats = Seats(NODE_ID, index)
+        self.replica = LocalReplica(index, self.seats, self.clock, wall, node=NODE)
+        self.registers = Registers(
+            self.replica,
+            self.seats,
+            nobody_else,
+            self.clock,
+            wall,
+            sleep=sleep,
+            chance=lambda: 1.0,
+            deadline_s=2.0,
+        )
 
     async def put(self, key: bytes, text: str = "x") -> None:
         await self.registers.change(VAULT, Space.OBJECTS, key, lambda _: Write(version(text)))
 
     async def delete(self, key: bytes) -> None:
         await self.registers.change(VAULT, Space.OBJECTS, key, lambda _: Write(None))
+
+
+async def listed(node: Node) -> list[Listed]:
+    return await node.registers.open_reading(VAULT).rows(b"", b"", 9)
 
 
 def version(text: str) -> ObjectVersion:
@@ -73,6 +91,7 @@ def only_if_absent(current: Value | None) -> Change:
 @pytest.fixture
 async def index() -> AsyncIterator[SqliteIndex]:
     async with open_index(None) as opened:
+        await Seats(NODE_ID, opened).found(VAULT)
         yield opened
 
 
@@ -95,8 +114,8 @@ async def test_a_change_is_read_back_with_its_entry_before_and_after(node: Node)
     assert first.after is not None
     assert (second.after.generation, second.after.ancestors) == (2, (first.after.op,))
     assert await node.registers.read(VAULT, Space.OBJECTS, KEY) == second.after
-    assert await node.registers.list_keys(VAULT, b"", b"", 9) == [Listed(KEY, 3, "two", 1, "CRC32:FULL_OBJECT")]
-    assert node.registers.counts(VAULT) == Counts(1, 3)
+    assert await listed(node) == [Listed(KEY, 3, "two", 1, "CRC32:FULL_OBJECT")]
+    assert await node.registers.counts(VAULT) == Counts(1, 3)
 
 
 async def test_a_register_never_written_reads_as_none_and_a_tombstone_as_an_entry(node: Node) -> None:
@@ -106,7 +125,7 @@ async def test_a_register_never_written_reads_as_none_and_a_tombstone_as_an_entr
     entry = await node.registers.read(VAULT, Space.OBJECTS, KEY)
     assert entry is not None
     assert entry.value is None
-    assert await node.registers.first_key(VAULT, b"", b"") is None
+    assert await listed(node) == []
     assert [key for key, _ in await node.registers.scan(VAULT, Space.OBJECTS, b"", b"", 9)] == [KEY]
 
 
@@ -156,13 +175,16 @@ async def test_of_many_creators_exactly_one_wins(node: Node) -> None:
 
 async def test_uploads_and_parts_are_not_listed(node: Node) -> None:
     await node.registers.change(VAULT, Space.UPLOADS, KEY, lambda _: Write(Upload(1, "someone")))
-    assert await node.registers.list_keys(VAULT, b"", b"", 9) == []
-    assert node.registers.counts(VAULT) == Counts(0, 0)
+    assert await listed(node) == []
+    assert await node.registers.counts(VAULT) == Counts(0, 0)
 
 
 async def test_dropping_a_vault_empties_it(node: Node) -> None:
     await node.put(KEY)
     await node.registers.drop_vault(VAULT)
+    with pytest.raises(NoMajorityError):
+        await node.registers.read(VAULT, Space.OBJECTS, KEY)
+    await node.seats.found(VAULT)
     assert await node.registers.read(VAULT, Space.OBJECTS, KEY) is None
 
 
@@ -183,10 +205,10 @@ async def test_a_restarted_node_writes_at_once_though_its_clock_was_set_back(
 
 async def test_a_restarted_replica_keeps_the_promises_it_forgot(index: SqliteIndex, wall: Wall, node: Node) -> None:
     promised = Stamp(wall.ms + 50 << COUNTER_BITS, PEER)
-    assert isinstance(await node.replica.prepare(NAME, promised), Answer)
+    assert isinstance(await node.replica.prepare(1, NAME, promised), Answer)
     restarted = Node(index, wall)
     older = Stamp(wall.ms + 40 << COUNTER_BITS, PEER)
-    assert isinstance(await restarted.replica.accept(NAME, older, Entry(OpId(bytes(16)), None)), Stale)
+    assert isinstance(await restarted.replica.accept(1, NAME, older, Entry(OpId(bytes(16)), None)), Stale)
 
 
 async def test_the_horizon_costs_one_commit_per_step(
@@ -209,7 +231,7 @@ async def test_the_horizon_costs_one_commit_per_step(
 
 async def test_another_nodes_ballot_outside_the_window_names_its_clock(wall: Wall, node: Node) -> None:
     far = Stamp(wall.ms + 2 * WINDOW_MS << COUNTER_BITS, PEER)
-    assert await node.replica.prepare(NAME, far) == Skewed(PEER, 2 * WINDOW_MS)
+    assert await node.replica.prepare(1, NAME, far) == Skewed(PEER, 2 * WINDOW_MS)
 
 
 async def test_a_round_waits_for_the_entry_that_is_being_saved(
@@ -220,15 +242,15 @@ async def test_a_round_waits_for_the_entry_that_is_being_saved(
     disk = trio.Event()
     save = index.save
 
-    async def slow(vault: VaultId, space: Space, key: bytes, row: Row, listed: Listed | None) -> None:
+    async def slow(*arguments: Any, **facts: Any) -> None:
         await disk.wait()
-        await save(vault, space, key, row, listed)
+        await save(*arguments, **facts)
 
     monkeypatch.setattr(index, "save", slow)
     answers: list[object] = []
 
     async def prepare() -> None:
-        answers.append(await node.replica.prepare(NAME, Stamp(wall.ms + 50 << COUNTER_BITS, PEER)))
+        answers.append(await node.replica.prepare(1, NAME, Stamp(wall.ms + 50 << COUNTER_BITS, PEER)))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.put, KEY, "saved")
@@ -269,23 +291,23 @@ class Rival:
         self.accept = node.replica.accept
         monkeypatch.setattr(node.replica, "accept", self._accept)
 
-    async def _accept(self, name: Register, ballot: Stamp, entry: Entry) -> Stale | Skewed | None:
+    async def _accept(self, epoch: int, name: Register, ballot: Stamp, entry: Entry) -> Refusal | None:
         if self.on_accept:
             return await self.on_accept.pop(0)(ballot, entry)
-        return await self.accept(name, ballot, entry)
+        return await self.accept(epoch, name, ballot, entry)
 
     async def write(self, text: str, times: int = 1) -> Stamp:
         ballot = self.clock.tick(self.wall.ms + 1)
         for number in range(times):
-            answer = await self.node.replica.prepare(NAME, ballot)
+            answer = await self.node.replica.prepare(1, NAME, ballot)
             while isinstance(answer, Stale):
                 self.clock.observe(answer.ballot)
                 ballot = self.clock.tick(self.wall.ms)
-                answer = await self.node.replica.prepare(NAME, ballot)
+                answer = await self.node.replica.prepare(1, NAME, ballot)
             assert isinstance(answer, Answer)
             current = decode_entry(answer.entry) if answer.entry else None
             op = OpId(b"rival" + b"%011d" % (number + ballot.time % 10**6))
-            assert await self.accept(NAME, ballot, succeed(current, op, version(text))) is None
+            assert await self.accept(1, NAME, ballot, succeed(current, op, version(text))) is None
         return ballot
 
     async def overtakes(self, _ballot: Stamp, _entry: Entry) -> Stale:
@@ -294,11 +316,11 @@ class Rival:
 
     async def builds_on_it(self, ballot: Stamp, entry: Entry) -> Stale:
         """Let the accept take effect, write on top of it, and lose the answer."""
-        assert await self.accept(NAME, ballot, entry) is None
+        assert await self.accept(1, NAME, ballot, entry) is None
         return Stale(await self.write("rival"))
 
     async def buries_it(self, ballot: Stamp, entry: Entry) -> Stale:
-        assert await self.accept(NAME, ballot, entry) is None
+        assert await self.accept(1, NAME, ballot, entry) is None
         return Stale(await self.write("rival", times=ANCESTORS_KEPT + 2))
 
 
@@ -346,7 +368,7 @@ async def test_endless_contention_ends_at_the_deadline_with_growing_pauses(
 
     node = Node(index, wall, sleep)
 
-    async def always_stale(_: Register, ballot: Stamp) -> Stale:
+    async def always_stale(_epoch: int, _name: Register, ballot: Stamp, _known: Stamp) -> Stale:
         return Stale(ballot)
 
     monkeypatch.setattr(node.replica, "prepare", always_stale)
@@ -361,7 +383,7 @@ async def test_a_change_in_flight_at_the_deadline_has_an_unknown_outcome(
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio finds the clock by the argument
 ) -> None:
-    async def always_stale(_name: Register, ballot: Stamp, _entry: Entry) -> Stale:
+    async def always_stale(_epoch: int, _name: Register, ballot: Stamp, _entry: Entry) -> Stale:
         return Stale(ballot)
 
     monkeypatch.setattr(node.replica, "accept", always_stale)
@@ -370,7 +392,7 @@ async def test_a_change_in_flight_at_the_deadline_has_an_unknown_outcome(
 
 
 async def test_a_replica_that_finds_our_clock_wrong_is_quoted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def skewed(_name: Register, _ballot: Stamp) -> Skewed:
+    async def skewed(*_: object) -> Skewed:
         return Skewed(NODE, -700_000)
 
     monkeypatch.setattr(node.replica, "prepare", skewed)
@@ -381,116 +403,17 @@ async def test_a_replica_that_finds_our_clock_wrong_is_quoted(node: Node, monkey
 async def test_a_full_disk_fails_the_change_and_the_next_one_works(
     index: SqliteIndex, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(*_: object) -> None:
+    async def full(*_: object, **__: object) -> None:
         raise StorageFullError("no room")
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "save", full)
-        await node.replica.prepare(Register(VAULT, Space.OBJECTS, b"horizon"), node.clock.tick(1))
+        await node.replica.prepare(1, Register(VAULT, Space.OBJECTS, b"horizon"), node.clock.tick(1))
         with pytest.raises(StorageFullError):
             await node.put(KEY)
     assert await node.registers.read(VAULT, Space.OBJECTS, KEY) is None
     await node.put(KEY)
-    assert node.registers.counts(VAULT).objects == 1
-
-
-# -- tombstones --------------------------------------------------------------------------------------------------------
-
-
-async def test_tombstones_go_after_the_window_and_live_objects_stay(wall: Wall, node: Node) -> None:
-    for number in range(200):
-        await node.put(b"%03d" % number)
-        if number % 2:
-            await node.delete(b"%03d" % number)
-    assert await node.registers.forget_tombstones(VAULT, 0) == 0, "younger than the window, whatever is asked"
-    wall.ms += WINDOW_MS + 1_000
-    await node.put(b"late")
-    await node.delete(b"late")
-    assert await node.registers.forget_tombstones(VAULT, 0) == 100
-    assert node.registers.counts(VAULT).objects == 100
-    assert await node.registers.read(VAULT, Space.OBJECTS, b"001") is None
-    assert await node.registers.read(VAULT, Space.OBJECTS, b"late") is not None
-
-
-async def test_a_sweep_is_bounded_and_goes_on_where_it_stopped(
-    wall: Wall, node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("meshhold.replication.registers._SWEEP_SLICE", 2)
-    monkeypatch.setattr("meshhold.replication.registers.SWEEP_ROWS", 4)
-    for space in Space:
-        for number in range(6):
-            key = b"%d" % number
-            await node.registers.change(VAULT, space, key, lambda _: Write(version("x")))
-            await node.registers.change(VAULT, space, key, lambda _: Write(None))
-    wall.ms += 2 * WINDOW_MS
-    swept = [await node.registers.forget_tombstones(VAULT, WINDOW_MS) for _ in range(8)]
-    assert max(swept) == 4
-    assert sum(swept) == 6 * len(Space)
-
-
-async def test_a_late_message_does_not_revive_what_was_forgotten(wall: Wall, node: Node) -> None:
-    late = node.clock.tick(wall.ms)
-    await node.put(KEY)
-    await node.delete(KEY)
-    wall.ms += 2 * WINDOW_MS
-    assert await node.registers.forget_tombstones(VAULT, 0) == 1
-    assert isinstance(await node.replica.accept(NAME, late, Entry(OpId(bytes(16)), version("old"))), Stale)
-    assert await node.registers.read(VAULT, Space.OBJECTS, KEY) is None
-
-
-# -- turns -------------------------------------------------------------------------------------------------------------
-
-
-async def test_turns_go_in_order_and_leave_nothing_behind() -> None:
-    turns = Turns()
-    order: list[int] = []
-
-    async def work(number: int) -> None:
-        await turns.take("key")
-        order.append(number)
-        await trio.lowlevel.checkpoint()
-        turns.give("key")
-
-    async with trio.open_nursery() as nursery:
-        for number in range(5):
-            nursery.start_soon(work, number)
-            await trio.lowlevel.checkpoint()
-    assert order == [0, 1, 2, 3, 4]
-    assert len(turns) == 0
-
-
-@pytest.mark.parametrize("given", [True, False])
-async def test_a_waiter_that_is_cancelled_does_not_keep_the_turn(*, given: bool) -> None:
-    turns = Turns()
-    await turns.take("key")
-    scope = trio.CancelScope()
-
-    async def wait() -> None:
-        with scope:
-            await turns.take("key")
-            turns.give("key")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await trio.testing.wait_all_tasks_blocked()
-        scope.cancel()
-        if given:  # the turn and the cancellation arrive together
-            turns.give("key")
-    if not given:
-        turns.give("key")
-    assert len(turns) == 0
-
-
-async def test_too_many_waiters_are_refused() -> None:
-    turns = Turns(waiters_max=1)
-    await turns.take("key")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(turns.take, "key")
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(OverloadedError):
-            await turns.take("key")
-        await turns.take("free key")
-        turns.give("key")
+    assert await node.registers.counts(VAULT) == Counts(1, 1)
 
 
 async def _never_sleeps(_: float) -> None:

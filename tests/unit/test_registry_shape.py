@@ -84,7 +84,7 @@ async def test_a_vault_that_cannot_be_opened_takes_nothing_else_with_it(private:
         public = {"replication_factor": 3, "index_replicas": [NODE]}
         raws = [sealed(KEYS, Kind.VAULT, VAULT, public, private), lets_in(KEYS, kit.directory.identity.node_id)]
         assert await kit.keeper.receive(raws, NODE) == 2
-        assert [view.name for view in kit.vaults.views()] == [bucket.name]
+        assert [view.name for view in await kit.vaults.views()] == [bucket.name]
         assert (await kit.vaults.create("another")).name == "another"
 
 
@@ -100,7 +100,7 @@ async def test_a_membership_with_another_vaults_secret_opens_nothing() -> None:
             sealed(KEYS, Kind.MEMBER, f"{VAULT}/{me}", public, {}),
         ]
         assert await kit.keeper.receive(raws, NODE) == 2
-        assert [view.id for view in kit.vaults.views()] == [bucket.id]
+        assert [view.id for view in await kit.vaults.views()] == [bucket.id]
 
 
 async def test_a_grant_without_the_keys_own_secret_is_none() -> None:

@@ -113,10 +113,10 @@ def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
         return await vaults.create(args["name"], replication_factor=args["replication_factor"])
 
     async def views(_args: dict[str, Any], _progress: Progress) -> Any:
-        return vaults.views()
+        return await vaults.views()
 
     async def show(args: dict[str, Any], _progress: Progress) -> Any:
-        return vaults.view(args["vault"])
+        return await vaults.view(args["vault"])
 
     async def delete(args: dict[str, Any], _progress: Progress) -> Any:
         await vaults.delete(args["vault"], force=args["force"])

@@ -17,10 +17,10 @@ class Vaults(Protocol):
     async def create(self, name: str, /, *, replication_factor: int = 3) -> Any:
         """Make a vault; return its view."""
 
-    def views(self) -> Sequence[Any]:
+    async def views(self) -> Sequence[Any]:
         """Return every vault's view."""
 
-    def view(self, ref: str, /) -> Any:
+    async def view(self, ref: str, /) -> Any:
         """Return one view. Errors: `NoSuchVaultError`; `InvalidError` where `ref` fits several."""
 
     async def delete(self, ref: str, /, *, force: bool) -> None:

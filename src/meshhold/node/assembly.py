@@ -22,16 +22,20 @@ from meshhold.config import Config
 from meshhold.crypto.identity import Identity
 from meshhold.crypto.random import new_salt
 from meshhold.index.sqlite import open_index
-from meshhold.model.ids import short_id
+from meshhold.model.ids import VaultId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.node.identity_file import load_identity
+from meshhold.node.index_replicas import founded_here, is_trusted_member, told_configuration
 from meshhold.node.mesh import Mesh
 from meshhold.replication.collector import Collector
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.registers import Registers
+from meshhold.replication.remote_replica import RemoteReplica
 from meshhold.replication.replica import LocalReplica
+from meshhold.replication.replica_service import ReplicaService
+from meshhold.replication.seats import Seats
 from meshhold.replication.writer import ChunkWriter
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
@@ -66,6 +70,8 @@ class Node:
     members: Members
     mesh: Mesh
     door: Door
+    replica: LocalReplica
+    registers: Registers
     chunks: ChunkStore
     started_s: float
     s3_addr: str = ""
@@ -73,7 +79,6 @@ class Node:
     def status(self) -> dict[str, Any]:
         """Return what `meshhold status` shows; sizes in bytes, times in seconds."""
         usage = self.chunks.usage()
-        views = self.vaults.views()
         return {
             "node_id": self.identity.node_id,
             "name": self.config.node.name or short_id(self.identity.node_id),
@@ -84,8 +89,8 @@ class Node:
             "region": self.config.s3.region,
             "disk_total": usage.total,
             "disk_free": usage.free,
-            "vaults": len(views),
-            "objects": sum(view.objects for view in views),
+            "vaults": len(self.directory.by_id),
+            "objects": sum(self.replica.index.counts(vault).objects for vault in self.directory.by_id),
             "mesh": self.mesh.summary(),
         }
 
@@ -113,17 +118,30 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
         keeper = RecordKeeper(index, clock, now_ms)
         directory = Directory(identity, keeper, clock, now_ms)
         room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)
-        replica = LocalReplica(index, clock, now_ms, node=identity.stamp_node, check_room=room.check)
-        registers = Registers(replica, clock, now_ms)
+        seats = Seats(identity.node_id, index, partial(told_configuration, keeper.registry))
+        await seats.found_earlier(founded_here(keeper.registry, identity.node_id))
+        replica = LocalReplica(index, seats, clock, now_ms, node=identity.stamp_node, check_room=room.check)
         nodes = Nodes(identity, directory, keeper)
         mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms)
-        yield _assemble(config, identity, keeper, directory, nodes, mesh, registers, chunks, clock, run_blocking)
+        registers = Registers(replica, seats, partial(RemoteReplica, mesh), clock, now_ms, name_of=nodes.name_of)
+        mesh.serve(ReplicaService(replica, partial(is_trusted_member, keeper.registry)).register)
+        yield _assemble(
+            config, identity, keeper, directory, nodes, mesh, replica, registers, chunks, clock, run_blocking
+        )
 
 
 def _free_bytes(folder: Path) -> int:
     """Return what the folder's file system has free for this process."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+class _NoSweep:
+    async def sweep(self, vault: VaultId, older_than_ms: int) -> int:
+        return 0
+
+    def round_ended(self, vault: VaultId) -> bool:
+        return True
 
 
 def _assemble(
@@ -133,6 +151,7 @@ def _assemble(
     directory: Directory,
     nodes: Nodes,
     mesh: Mesh,
+    replica: LocalReplica,
     registers: Registers,
     chunks: ChunkStore,
     clock: Clock,
@@ -154,6 +173,7 @@ def _assemble(
         reader,
         collector,
         run_blocking,
+        tombstones=_NoSweep(),
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
     )
@@ -171,6 +191,8 @@ def _assemble(
         members=Members(directory, vaults, nodes),
         mesh=mesh,
         door=door,
+        replica=replica,
+        registers=registers,
         chunks=chunks,
         started_s=time.time(),
     )

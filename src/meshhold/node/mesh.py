@@ -93,7 +93,12 @@ class Mesh:
         self._again = trio.Event()
         self._dirty = False
         self._mapped: str | None = None
+        self._services: list[Callable[[Dispatch], None]] = []
         keeper.follow(self._on_records)
+
+    def serve(self, register: Callable[[Dispatch], None]) -> None:
+        """Let peers ask what `register` adds to the table of calls, whenever this node is in a mesh."""
+        self._services.append(register)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -130,6 +135,8 @@ class Mesh:
         dispatch, for_guests = Dispatch(), Dispatch()
         relay = Relay(dispatch)
         self._sync.register(dispatch)
+        for register in self._services:
+            register(dispatch)
         for_guests.on_call(ADMIT, self._handle_admit)
         gossip = Gossip(self._memory.membership(self._facts, self._rng), dispatch, self._on_change, self._on_raised)
 

@@ -27,7 +27,10 @@ class Kind(StrEnum):
     """What a record is about. Stored: never rename."""
 
     VAULT = "vault"
-    """key = vault id; private: name, created_ms; public: replication_factor, index_replicas"""
+    """key = vault id; private: name, created_ms; public: replication_factor, index_replicas (those it began with)"""
+    INDEX = "index"
+    """key = vault id; public: configuration, the packed one of its index replicas. A hint where to ask: what binds them
+    is the register that they keep of it"""
     MEMBER = "member"
     """key = vault id/node id; public: role and, for a trusted member, the secret of each epoch sealed to the node"""
     ALIAS = "alias"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshhold.errors import UnknownFormatError
+from meshhold.model.configuration import unpack_configuration
 from meshhold.registry.record import Kind, Record
 
 FACTOR_MAX: Final = 16  # more copies than any mesh this is made for has reliable machines
@@ -26,6 +27,7 @@ _KEYS: Final = {
     Kind.VAULT: _VAULT,
     Kind.MEMBER: f"{_VAULT}/{_NODE}",
     Kind.ALIAS: _VAULT,
+    Kind.INDEX: _VAULT,
     Kind.GRANT: f"(?:{_ACCESS_KEY}|anonymous)/{_VAULT}",
     Kind.KEY: _ACCESS_KEY,
     Kind.NODE: _NODE,
@@ -46,6 +48,14 @@ def check_shape(record: Record) -> None:
 def _is_vault(public: dict[str, Any]) -> bool:
     factor, replicas = public.get("replication_factor"), public.get("index_replicas")
     return _is_number(factor, 1, FACTOR_MAX) and _is_list(replicas, INDEX_REPLICAS_MAX, lambda each: type(each) is str)
+
+
+def _is_index(public: dict[str, Any]) -> bool:
+    try:
+        unpack_configuration(public.get("configuration"))
+    except UnknownFormatError:
+        return False
+    return True
 
 
 def _is_member(public: dict[str, Any]) -> bool:
@@ -74,6 +84,7 @@ def _is_pair(value: Any, first: type) -> bool:
 
 _CHECKS: Final[dict[Kind, Callable[[dict[str, Any]], bool]]] = {
     Kind.VAULT: _is_vault,
+    Kind.INDEX: _is_index,
     Kind.MEMBER: _is_member,
     Kind.SWARM: _is_swarm,
 }

@@ -310,15 +310,18 @@ class Registers:
             if await reading.settle():
                 return found
 
-    async def counts(self, vault: VaultId) -> Counts:
-        """Return the live objects of a vault and their bytes, as the first replica that answers counts them."""
+    async def counts(self, vault: VaultId) -> Counts | None:
+        """Return the live objects of a vault and their bytes, as the first replica that answers counts them, or None.
+
+        Errors: `NoMajorityError` while it is unknown who keeps the index.
+        """
         configuration = self.seats.configuration(vault)
         for node in self._panel.by_readiness(configuration.nodes):
             try:
                 return await self._panel.replica(node).counts(vault)
             except PeerError:
                 continue
-        return Counts(0, 0)
+        return None
 
     async def drop_vault(self, vault: VaultId) -> None:
         """Remove what this node holds of the vault; the caller has seen to it that nobody changes it any more."""

@@ -8,7 +8,7 @@ counts: rows of an earlier life are dropped before anything else happens, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -22,6 +22,8 @@ from meshhold.replication.contract import Absent, Outdated, Unaware
 
 _PREFIX: Final = "seat/"
 _NO_MARK: Final = 0
+_EARLIER: Final = "index before seats"
+"""A setting that the index's migration leaves where it found rows of a program that knew no seats."""
 Follower = Callable[[VaultId, Configuration], None]
 
 
@@ -107,6 +109,15 @@ class Seats:
         """Begin a new vault's index, kept by this node alone, durably."""
         async with self._turn:
             await self._save(vault, _State(found_configuration([self.node]), 1))
+
+    async def found_earlier(self, vaults: Iterable[VaultId]) -> None:
+        """Take the seats of an index that this node alone kept before there were any: nothing of it was ever lost."""
+        if self._index.setting(_EARLIER) != b"1":
+            return
+        for vault in vaults:
+            if self.adopted(vault) is None:
+                await self.found(vault)
+        await self._index.save_setting(_EARLIER, b"0")
 
     async def adopt(self, vault: VaultId, configuration: Configuration) -> None:
         """Go by a chosen configuration from now on, durably; one that is not newer changes nothing."""

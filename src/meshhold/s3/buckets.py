@@ -28,19 +28,19 @@ async def list_buckets(door: Door, request: Request) -> Response:
 
 async def head_bucket(door: Door, request: Request) -> Response:
     """Tell whether the bucket is there and may be listed."""
-    door.named(request, Permission.LIST)
+    door.bucket(request, Permission.LIST)
     return Response(200, [(b"x-amz-bucket-region", door.settings.region.encode())])
 
 
 async def get_location(door: Door, request: Request) -> Response:
     """Name the region."""
-    door.named(request, Permission.LIST)
+    door.bucket(request, Permission.LIST)
     return xml_response(document("LocationConstraint", door.settings.region))
 
 
 async def get_versioning(door: Door, request: Request) -> Response:
     """Say that versioning was never enabled, as S3 does: with an empty document."""
-    door.named(request, Permission.LIST)
+    door.bucket(request, Permission.LIST)
     return xml_response(document("VersioningConfiguration", ""))
 
 

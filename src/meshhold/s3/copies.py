@@ -73,7 +73,6 @@ async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, Obj
         raise S3Error("InvalidArgument", "x-amz-copy-source must name a bucket and a key: /bucket/key, URL-encoded.")
     check_version(dict(parse_query(query)).get("versionId"))
     bucket = door.vaults.bucket(name)
-    door.vaults.check_served_here(bucket)
     door.access.require(request.access_key, bucket, Permission.READ)
     try:
         source = await door.objects.find(bucket, key)

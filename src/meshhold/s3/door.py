@@ -55,16 +55,7 @@ class Door:
         return self.access.may(ANONYMOUS, bucket, Permission.READ)
 
     def bucket(self, request: Request, permission: Permission) -> Bucket:
-        """Return the request's bucket if its sender may do this with its objects, and they can be reached from here.
-
-        Errors: as `named`; `NoMajorityError` on a node that does not keep the vault's index.
-        """
-        bucket = self.named(request, permission)
-        self.vaults.check_served_here(bucket)
-        return bucket
-
-    def named(self, request: Request, permission: Permission) -> Bucket:
-        """Return the request's bucket, whose facts every trusted node knows, if its sender may do this there.
+        """Return the request's bucket if its sender may do this with its objects.
 
         Errors: `NoSuchBucketError`, `DeniedError`; `AccessDenied` for another expected owner.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -12,7 +12,7 @@ from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import IntegrityError
 from meshhold.model.entry import Space, Upload
-from meshhold.model.ids import ChunkId
+from meshhold.model.ids import ChunkId, VaultId
 from meshhold.replication.collector import Collector
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
@@ -58,6 +58,16 @@ class CollectReport:
     tombstones: int = 0
 
 
+class TombstoneSweep(Protocol):
+    """Whoever removes the tombstones of a vault for good."""
+
+    async def sweep(self, vault: VaultId, older_than_ms: int) -> int:
+        """Remove some that were accepted longer ago, going on where the last call ended; return how many went."""
+
+    def round_ended(self, vault: VaultId) -> bool:
+        """Tell whether the last call came to the end."""
+
+
 class Care:
     """Check, scrub and collect for the vaults of this node.
 
@@ -74,6 +84,7 @@ class Care:
         collector: Collector,
         run_blocking: RunBlocking,
         *,
+        tombstones: TombstoneSweep,
         grace_s: float,
         new_salt: Callable[[], bytes],
     ) -> None:
@@ -84,6 +95,7 @@ class Care:
         self._reader = reader
         self._collector = collector
         self._run_blocking = run_blocking
+        self._tombstones = tombstones
         self._grace_s = grace_s
         self._new_salt = new_salt
         self._collecting = trio.Lock()
@@ -173,8 +185,8 @@ class Care:
                 report.bytes += found.bytes
                 swept = False
                 while not swept:
-                    report.tombstones += await self._registers.forget_tombstones(bucket.id, TOMBSTONE_WINDOW_MS)
-                    swept = self._registers.round_ended(bucket.id)
+                    report.tombstones += await self._tombstones.sweep(bucket.id, TOMBSTONE_WINDOW_MS)
+                    swept = self._tombstones.round_ended(bucket.id)
         return report
 
     def _chosen(self, vault: str | None) -> Iterable[Bucket]:

@@ -42,7 +42,6 @@ class Bucket:
     alias: str
     created_ms: int
     replication_factor: int
-    index_replicas: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,6 @@ class Directory:
             alias=_open_private(alias, keys, alias=str)["alias"] if alias is not None else "",
             created_ms=facts["created_ms"],
             replication_factor=record.public["replication_factor"],
-            index_replicas=tuple(record.public["index_replicas"]),
         )
 
     def _settle_aliases(self, vaults: dict[VaultId, Bucket]) -> dict[str, Bucket]:

@@ -41,6 +41,11 @@ class Nodes:
         record = self._keeper.registry.get(Kind.NODE, node)
         return None if record is None else _read(record)
 
+    def name_of(self, node: NodeId) -> str:
+        """Return the node's name for messages, or its short id."""
+        facts = self.facts(node)
+        return short_id(node) if facts is None else facts.name
+
     def all(self, *, banned: bool = False) -> list[NodeFacts]:
         """Return every node that is not banned, or with `banned` those that are, by name."""
         found = [_read(record) for record in self._keeper.registry.live(Kind.NODE)]

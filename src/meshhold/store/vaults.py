@@ -16,7 +16,6 @@ from meshhold.errors import (
     BucketNotEmptyError,
     ConflictError,
     InvalidError,
-    NoMajorityError,
     NoSuchBucketError,
     NoSuchVaultError,
 )
@@ -36,6 +35,9 @@ _PAGE = 500
 class VaultView:
     """What people see of a vault; `bytes` are plaintext bytes of live objects.
 
+    `objects` and `bytes` are None while no replica tells them. `index_replicas` are short ids; `index_mode` is one of
+    `model.configuration.Mode`, `index_changing` whether the replicas are being changed.
+
     `alias_conflict` names the vault that claimed the same alias earlier, so that S3 shows that one; else it is `""`.
     """
 
@@ -44,9 +46,11 @@ class VaultView:
     alias: str
     created_ms: int
     replication_factor: int
-    objects: int
-    bytes: int
+    objects: int | None
+    bytes: int | None
     index_replicas: tuple[str, ...]
+    index_mode: str
+    index_changing: bool
     alias_conflict: str = ""
 
 
@@ -80,7 +84,7 @@ class Vaults:
             if any(bucket.name == name for bucket in self._directory.by_id.values()):
                 raise ConflictError(f"a vault named {name!r} exists", "choose another name")
             vault = await self._write_new(name, replication_factor, alias)
-            return self._view(self._directory.by_id[vault])
+            return await self._view(self._directory.by_id[vault])
 
     async def _write_new(self, name: str, replication_factor: int, alias: str) -> VaultId:
         directory = self._directory
@@ -96,16 +100,19 @@ class Vaults:
         ]
         if alias:
             records.append(directory.vault_record(keys, Kind.ALIAS, keys.vault_id, public={}, private={"alias": alias}))
+        await self._registers.seats.found(keys.vault_id)
         await directory.write(*records)
         return keys.vault_id
 
-    def views(self) -> list[VaultView]:
+    async def views(self) -> list[VaultView]:
         """Return all vaults by name."""
-        return [self._view(bucket) for bucket in sorted(self._directory.by_id.values(), key=lambda b: (b.name, b.id))]
+        return [
+            await self._view(bucket) for bucket in sorted(self._directory.by_id.values(), key=lambda b: (b.name, b.id))
+        ]
 
-    def view(self, reference: str) -> VaultView:
+    async def view(self, reference: str) -> VaultView:
         """Return one vault by unique id prefix, name or alias."""
-        return self._view(self.find(reference))
+        return await self._view(self.find(reference))
 
     def find(self, reference: str) -> Bucket:
         """Return the one vault that `reference` names: an id or unique prefix of it, a name, or an alias.
@@ -129,16 +136,6 @@ class Vaults:
             raise NoSuchBucketError(f"no vault carries the alias {alias!r}", "see `meshhold vault s3-alias`")
         return bucket
 
-    def check_served_here(self, bucket: Bucket) -> None:
-        """Errors: `NoMajorityError` on a node that does not keep the vault's index: it would begin another history."""
-        node = self._directory.identity.node_id
-        if node not in bucket.index_replicas:
-            keepers = ", ".join(short_id(replica) for replica in bucket.index_replicas)
-            raise NoMajorityError(
-                f"the index of vault {bucket.name!r} is kept by {keepers}, not by this node",
-                "ask there for its objects",
-            )
-
     def known_alias(self, alias: str) -> Bucket | None:
         """Return the vault that carries an alias, or None."""
         return self._directory.by_alias.get(alias)
@@ -154,13 +151,13 @@ class Vaults:
             if alias:
                 self._check_alias(alias, bucket.id)
             if alias == bucket.alias:
-                return self._view(bucket)
+                return await self._view(bucket)
             if alias:
                 record = self._directory.vault_record(keys, Kind.ALIAS, bucket.id, public={}, private={"alias": alias})
             else:
                 record = self._directory.vault_deletion(keys, Kind.ALIAS, bucket.id)
             await self._directory.write(record)
-            return self._view(self._directory.by_id[bucket.id])
+            return await self._view(self._directory.by_id[bucket.id])
 
     async def delete(self, reference: str, *, force: bool = False) -> None:
         """Delete the vault, its grants and its alias; its objects and chunks go with it.
@@ -199,7 +196,12 @@ class Vaults:
         await self._run_blocking(self._chunks.drop_vault, vault)
 
     async def _holds_anything(self, bucket: Bucket) -> bool:
-        if self._registers.counts(bucket.id).objects > 0:
+        reading = self._registers.open_reading(bucket.id)
+        while True:
+            found = await reading.rows(b"", b"", 1)
+            if await reading.settle():
+                break
+        if found:
             return True
         after = b""
         while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PAGE):
@@ -223,17 +225,20 @@ class Vaults:
         granted = {vault for (holder, vault) in self._directory.grants if holder == key}
         return [b for alias, b in sorted(self._directory.by_alias.items()) if b.id in granted]
 
-    def _view(self, bucket: Bucket) -> VaultView:
-        counts = self._registers.counts(bucket.id)
+    async def _view(self, bucket: Bucket) -> VaultView:
+        configuration = self._registers.seats.configuration(bucket.id)
+        counts = await self._registers.counts(bucket.id)
         return VaultView(
             id=bucket.id,
             name=bucket.name,
             alias=bucket.alias,
             created_ms=bucket.created_ms,
             replication_factor=bucket.replication_factor,
-            objects=counts.objects,
-            bytes=counts.bytes,
-            index_replicas=tuple(short_id(node) for node in bucket.index_replicas),
+            objects=None if counts is None else counts.objects,
+            bytes=None if counts is None else counts.bytes,
+            index_replicas=tuple(short_id(node) for node in configuration.members),
+            index_mode=str(configuration.mode),
+            index_changing=configuration.is_joint,
             alias_conflict=self._directory.conflicts.get(bucket.id, ""),
         )
 

@@ -1,0 +1,30 @@
+"""What the registry tells of who keeps a vault's index. Decides no round: what binds is what the replicas chose."""
+
+from __future__ import annotations
+
+from meshhold.model.configuration import Configuration, found_configuration, unpack_configuration
+from meshhold.model.ids import NodeId, VaultId
+from meshhold.registry.record import Kind
+from meshhold.registry.state import Registry
+
+
+def told_configuration(registry: Registry, vault: VaultId) -> Configuration | None:
+    """Return the newest configuration that the records tell of, or None for an unknown vault."""
+    hint = registry.get(Kind.INDEX, vault)
+    if hint is not None:
+        return unpack_configuration(hint.public["configuration"])
+    record = registry.get(Kind.VAULT, vault)
+    if record is None or not record.public["index_replicas"]:
+        return None
+    return found_configuration([NodeId(node) for node in record.public["index_replicas"]])
+
+
+def founded_here(registry: Registry, node: NodeId) -> list[VaultId]:
+    """Return the vaults whose index began on this node alone."""
+    return [VaultId(record.key) for record in registry.live(Kind.VAULT) if record.public["index_replicas"] == [node]]
+
+
+def is_trusted_member(registry: Registry, vault: VaultId, node: NodeId) -> bool:
+    """Tell whether a node may see and change the index of a vault."""
+    member = registry.get(Kind.MEMBER, f"{vault}/{node}")
+    return member is not None and member.public["role"] == "trusted"
