@@ -78,15 +78,16 @@ class ClockedNode(MeshNode):
 
     def pause(self) -> None:
         """Stop the daemon in its tracks; its connections stay open."""
-        self._send(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         self.paused = True
 
     def resume(self) -> None:
         """Let a paused daemon go on."""
-        self._send(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         self.paused = False
 
-    def _send(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
         assert self.process is not None
         self.process.send_signal(number)
 
@@ -185,6 +186,13 @@ class Cluster:
                     through.call("vault.member_add", vault="shared", node=node.name)
                 return True
         return False
+
+    def cut_power(self) -> None:
+        """End all daemons at the same moment."""
+        for node in self.up():
+            node.send(signal.SIGKILL)
+        for node in self.nodes:
+            node.kill()
 
     def up(self) -> list[ClockedNode]:
         """Return the nodes whose daemons run and are not paused."""

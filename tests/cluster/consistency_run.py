@@ -69,7 +69,7 @@ def run_scenario(name: str, scenario: Scenario, folder: Path, seconds: float, se
         workloads = [kind(cluster.doors, cluster.history, seed) for kind in WORKLOADS]
         try:
             with _striking(cluster, scenario, f"{name} {seed}", log):
-                _work(workloads, seconds)
+                work(workloads, seconds)
             cluster.heal()
             report.recovery_s = cluster.wait_serving()
             for workload in workloads:
@@ -108,7 +108,7 @@ def _striking(cluster: Cluster, scenario: Scenario, seed: str, log: Log) -> Iter
         raise AssertionError(f"a fault failed: {log.errors[0]!r}") from log.errors[0]
 
 
-def _work(workloads: Sequence[Workload], seconds: float) -> None:
+def work(workloads: Sequence[Workload], seconds: float) -> None:
     """Let all clients work for so long, and wait for their last answers."""
     clients = [threading.Thread(target=client, daemon=True) for workload in workloads for client in workload.clients()]
     for client in clients:

@@ -33,9 +33,13 @@ def _value_at(key: str) -> str:
 
 
 class Workload(ABC):
-    """Clients of one sort. `clients` are run until they find `stop` set; then faults heal, and `finish` looks again."""
+    """Clients of one sort. `clients` are run until they find `stop` set; then faults heal, and `finish` looks again.
 
-    def __init__(self, doors: Sequence[Door], history: History, seed: int) -> None:
+    Its keys are below its own name and `place`.
+    """
+
+    def __init__(self, doors: Sequence[Door], history: History, seed: int, place: str = "") -> None:
+        self.prefix = f"{type(self).__name__.lower()}/{place}"
         self.doors = doors
         self.history = history
         self.seed = seed
@@ -54,11 +58,6 @@ class Workload(ABC):
     @abstractmethod
     def check(self) -> list[str]:
         """Return the violations."""
-
-    @property
-    def prefix(self) -> str:
-        """Where the workload's keys are."""
-        return f"{type(self).__name__.lower()}/"
 
     def operations(self) -> list[Operation]:
         """Return what its clients did."""
