@@ -2,8 +2,8 @@
 
 Each contender is two processes on loopback, all started first; then each round measures each of them in turn, so that
 a noisy minute of the machine hits all alike. What counts is the median of the rounds, and of the ratios within a round.
-Many short rounds (`--rounds 60 --seconds 0.3`) tell more than few long ones where others use the machine; what a call
-costs both processes in CPU moves least of all, since it does not count the time that others took.
+Where others use the machine, many short rounds tell more than few long ones, and `--others-max 0.1` counts only those
+in which they had at most a tenth of it. What a call costs both processes in CPU moves least of all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from bench.failures import BenchError
 from bench.install import CACHE
+from bench.mesh.load import Meter
 from bench.report import layout
 from bench.workspace import describe_machine
 
@@ -74,17 +75,15 @@ class Contender:
 
     def measure(self, what: str, seconds: float) -> dict[str, float]:
         """Return the figures of one case."""
-        before_s = self._cpu_s()
+        meter = Meter(self._processes)
         self._driver.stdin.write(f"{what} {seconds}\n")
         self._driver.stdin.flush()
         figures: dict[str, float] = json.loads(self._read(what))
+        used = meter.read()
+        figures["others"] = used.others
         if "count" in figures:
-            figures["cpu_us"] = (self._cpu_s() - before_s) / figures["count"] * 1e6
+            figures["cpu_us"] = used.own_s / figures["count"] * 1e6
         return figures
-
-    def _cpu_s(self) -> float:
-        """Return the CPU time that both processes have used in their main threads, where all but waiting happens."""
-        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in self._processes) / 1e9
 
     def _read(self, what: str) -> str:
         line: str = self._driver.stdout.readline()
@@ -96,25 +95,26 @@ class Contender:
 def _run(rounds: int, seconds: float, sides: Sequence[str], cases: Sequence[str]) -> dict[str, Any]:
     with ExitStack() as stack:
         contenders = [Contender(name, stack) for name in sides]
-        samples: list[dict[str, dict[str, float]]] = []
+        samples: list[dict[str, Any]] = []
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             sample: dict[str, dict[str, float]] = {name: {} for name in sides}
+            others = 0.0
             for what in cases:
                 for contender in contenders:
                     if what == "many" and not contender.description["concurrent"]:
                         continue
                     figures = contender.measure(what, seconds)
+                    others = max(others, figures["others"])
                     for case, (_, figure, _) in CASES.items():
                         if case == what or (case in _OF_CALLS and what == "calls"):
                             sample[contender.name][case] = figures[figure]
-            samples.append(sample)
+            samples.append({"others": others, **sample})
         versions = {contender.name: contender.description["version"] for contender in contenders}
     return {"versions": versions, "samples": samples}
 
 
-def _table(results: dict[str, Any], sides: Sequence[str]) -> str:
-    samples = results["samples"]
+def _table(samples: Sequence[dict[str, Any]], sides: Sequence[str]) -> str:
     others = [name for name in sides if name != "session"]
     lines: list[tuple[str, ...]] = [
         ("median of rounds", *(TITLES[name] for name in sides), *(f"against {TITLES[name]}" for name in others))
@@ -132,7 +132,8 @@ def _table(results: dict[str, Any], sides: Sequence[str]) -> str:
             ]
             ratio = median(ratios) if ratios else 0.0
             cells.append(f"{ratio if more_is_better else 1 / ratio:.2f}x" if ratio else "-")
-        lines.append((title, *cells))
+        if any(cell != "-" for cell in cells):
+            lines.append((title, *cells))
     return layout(lines)
 
 
@@ -142,6 +143,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--cases", default="bulk,calls,many", help="comma-separated (bulk,calls,many)")
+    parser.add_argument("--others-max", type=float, default=1.0, help="share of the machine that others may take")
     parser.add_argument("--only", default=",".join(SIDES), help=f"comma-separated: {', '.join(SIDES)}")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for results (build/bench)")
     found = parser.parse_args(words)
@@ -151,7 +153,9 @@ def main(words: Sequence[str]) -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(_table(results, sides))
+    counted = [sample for sample in results["samples"] if sample["others"] <= found.others_max]
+    print(_table(counted, sides))
+    print(f"{len(counted)} of {found.rounds} rounds count")
     found.out.mkdir(parents=True, exist_ok=True)
     path = found.out / "mesh.json"
     path.write_text(json.dumps({"machine": describe_machine(found.out), **results}, indent=1) + "\n")
