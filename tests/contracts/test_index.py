@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,9 +10,21 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.index_truth import check_sums, names_in
 
 from meshhold.errors import StorageFailedError
-from meshhold.index.contract import Counts, Index, Listed, Records, Row
+from meshhold.index.contract import (
+    BUCKETS,
+    SAVE_MANY_MAX,
+    Change,
+    Counts,
+    Index,
+    Listed,
+    Name,
+    Records,
+    Row,
+    bucket_of,
+)
 from meshhold.index.sqlite import SqliteIndex, open_index
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
@@ -43,9 +56,11 @@ def keys_of(rows: list[Listed]) -> list[bytes]:
     return [row.key for row in rows]
 
 
-@pytest.fixture(params=["file", "memory"])
-def opening(request: pytest.FixtureRequest, tmp_path: Path) -> OpenIndex:
-    path = tmp_path / "index.db" if request.param == "file" else None
+@pytest.fixture(params=["file", "file that settles often", "memory"])
+def opening(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenIndex:
+    if request.param == "file that settles often":
+        monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 3)
+    path = None if request.param == "memory" else tmp_path / "index.db"
     return lambda: open_index(path)
 
 
@@ -199,6 +214,207 @@ async def test_a_dropped_vault_leaves_nothing_and_others_alone(opening: OpenInde
         assert index.counts(OTHER) == Counts(1, 1)
         await put(index, b"again", size=2)
         assert index.counts(VAULT) == Counts(1, 2)
+
+
+# -- what replicas compare ---------------------------------------------------------------------------------------------
+
+ROWS = [Change(Space(n % 3), b"key %d" % n, Row(stamp(n + 1), b"x"), None, tombstone=n % 2 == 0) for n in range(40)]
+
+
+async def test_an_index_without_rows_has_digests_of_nothing(opening: OpenIndex) -> None:
+    async with opening() as index:
+        assert index.bucket_digests(VAULT) == bytes(BUCKETS * 8)
+        assert index.bucket_names(VAULT, 0, 10) == []
+        assert index.interval(VAULT, Space.OBJECTS, b"", None, 10) == []
+        assert index.tombstones(VAULT, None, 10) == []
+
+
+async def test_buckets_and_digests_are_the_same_on_every_node(opening: OpenIndex) -> None:
+    """Replicas of other versions compare with these: they never change."""
+    assert bucket_of(Space.PARTS, b"key") == 689
+    assert bucket_of(Space.OBJECTS, b"key") == 952
+    async with opening() as index:
+        await put(index, b"key", time=1)
+        digests = index.bucket_digests(VAULT)
+    assert len(digests) == 8192
+    assert digests[952 * 8 : 953 * 8].hex() == "64d13955e5ff6a76"
+
+
+async def test_equal_rows_have_equal_digests_whatever_their_order(opening: OpenIndex) -> None:
+    async with opening() as index:
+        for change in ROWS:
+            await index.save(VAULT, *change[:4], tombstone=change.tombstone)
+        found = index.bucket_digests(VAULT)
+        check_sums(index, VAULT)
+    async with open_index(None) as other:
+        await put(other, b"key 3", time=900)
+        await put(other, b"passing", time=5)
+        await other.save_many(VAULT, ROWS[::-1])
+        assert other.bucket_digests(VAULT) != found
+        await other.forget(VAULT, Space.OBJECTS, [(b"passing", stamp(5))])
+        assert other.bucket_digests(VAULT) == found
+        assert other.bucket_digests(OTHER) == bytes(BUCKETS * 8)
+
+
+@pytest.mark.parametrize(
+    ("space", "key", "time"),
+    [(Space.OBJECTS, b"key", 2), (Space.UPLOADS, b"key", 1), (Space.OBJECTS, b"key 2", 1)],
+)
+async def test_any_one_change_shows_in_the_digest_of_its_bucket_alone(
+    opening: OpenIndex, space: Space, key: bytes, time: int
+) -> None:
+    async with opening() as index:
+        await put(index, b"key", time=1)
+        before = index.bucket_digests(VAULT)
+        await index.save(VAULT, space, key, Row(stamp(time), b"x"), None)
+        after = index.bucket_digests(VAULT)
+    differing = {at // 8 for at in range(len(before)) if before[at] != after[at]}
+    assert differing == {bucket_of(space, key)}
+
+
+async def test_a_row_that_is_forgotten_leaves_the_digest_as_it_was(opening: OpenIndex) -> None:
+    async with opening() as index:
+        await index.save_many(VAULT, ROWS)
+        before = index.bucket_digests(VAULT)
+        await bury(index, b"gone", time=7)
+        assert index.bucket_digests(VAULT) != before
+        await index.forget(VAULT, Space.OBJECTS, [(b"gone", stamp(6))])
+        assert index.bucket_digests(VAULT) != before, "another ballot than the row's removes nothing"
+        await index.forget(VAULT, Space.OBJECTS, [(b"gone", stamp(7))])
+        assert index.bucket_digests(VAULT) == before
+
+
+async def test_a_dropped_vault_has_no_digests_and_begins_anew(opening: OpenIndex) -> None:
+    async with opening() as index:
+        await index.save_many(VAULT, ROWS)
+        await put(index, b"kept", vault=OTHER)
+        kept = index.bucket_digests(OTHER)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(index.drop_vault, VAULT)
+            nursery.start_soon(index.drop_vault, VAULT)
+        assert index.bucket_digests(VAULT) == bytes(BUCKETS * 8)
+        check_sums(index, VAULT)
+        await index.save_many(VAULT, ROWS[:9])
+        check_sums(index, VAULT)
+        assert index.bucket_digests(OTHER) == kept
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_sums_agree_with_the_rows_after_any_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Saves, removals, dropped vaults and restarts, in batches of every size, across many times of settling."""
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 20)
+    chance = random.Random(seed)
+    time = 0
+    for _ in range(3):
+        async with open_index(tmp_path / "index.db") as index:
+            for _ in range(12):
+                vault = chance.choice([VAULT, VAULT, OTHER])
+                time += 1
+                batch = [chance.choice(ROWS)._replace(row=Row(stamp(time), b"x")) for _ in range(chance.randrange(12))]
+                await index.save_many(vault, batch)
+                space = chance.choice(list(Space))
+                gone = [name for name in names_in(index, vault) if name.space is space and chance.random() < 0.5]
+                await index.forget(vault, space, [(name.key, name.accepted) for name in gone])
+                if chance.random() < 0.1:
+                    await index.drop_vault(vault)
+            check_sums(index, VAULT)
+            check_sums(index, OTHER)
+    async with open_index(tmp_path / "index.db") as index:
+        check_sums(index, VAULT)
+        check_sums(index, OTHER)
+
+
+async def test_a_buckets_names_come_in_pages(opening: OpenIndex) -> None:
+    bucket = bucket_of(Space.PARTS, b"0")
+    keys = [b"%d" % n for n in range(6_000) if bucket_of(Space.OBJECTS, b"%d" % n) == bucket]
+    expected = [Name(Space.OBJECTS, key, stamp(1)) for key in sorted(keys)] + [Name(Space.PARTS, b"0", stamp(1))]
+    async with opening() as index:
+        await index.save_many(VAULT, [Change(name.space, name.key, Row(stamp(1), b""), None) for name in expected])
+        await put(index, b"elsewhere", vault=OTHER)
+        found: list[Name] = []
+        while page := index.bucket_names(VAULT, bucket, 2, found[-1][:2] if found else None):
+            assert len(page) <= 2
+            found += page
+        assert found == expected
+        assert index.bucket_names(VAULT, bucket, 0) == []
+        assert index.bucket_names(VAULT, bucket, -1) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "upto", "limit", "expected"),
+    [
+        (b"", None, 9, [b"a", b"b", b"b\x00", b"c", b"\xff"]),
+        (b"a", None, 2, [b"b", b"b\x00"]),
+        (b"a", b"b", 9, [b"b"]),
+        (b"a", b"b\xff", 9, [b"b", b"b\x00"]),
+        (b"", b"a", 9, [b"a"]),
+        (b"c", b"c", 9, []),
+        (b"d", b"c", 9, []),
+        (b"\xff", None, 9, []),
+        (b"", None, 0, []),
+    ],
+)
+async def test_an_interval_is_open_below_and_closed_above(
+    opening: OpenIndex, after: bytes, upto: bytes | None, limit: int, expected: list[bytes]
+) -> None:
+    async with opening() as index:
+        for key in (b"a", b"b", b"b\x00", b"c", b"\xff"):
+            await put(index, key)
+        await bury(index, b"b", time=5)
+        await index.save(VAULT, Space.PARTS, b"b", Row(stamp(9), b"x"), None)
+        found = index.interval(VAULT, Space.OBJECTS, after, upto, limit)
+        assert found == [Name(Space.OBJECTS, key, stamp(5 if key == b"b" else 1)) for key in expected]
+
+
+async def test_tombstones_of_all_spaces_come_in_pages(opening: OpenIndex) -> None:
+    expected = [Name(change.space, change.key, change.row.accepted) for change in ROWS if change.tombstone]
+    expected += [Name(Space.OBJECTS, b"key %d" % n, stamp(n + 1)) for n in (3, 9, 15, 21, 27, 33, 39)]
+    expected.sort()
+    async with opening() as index:
+        await index.save_many(VAULT, ROWS)
+        await put(index, b"live")
+        await bury(index, b"elsewhere")
+        await put(index, b"elsewhere", time=9)
+        found: list[Name] = []
+        while page := index.tombstones(VAULT, found[-1][:2] if found else None, 3):
+            assert len(page) <= 3
+            found += page
+        assert found == expected, "an object's row that is not listed is a tombstone"
+        await index.forget(VAULT, expected[0].space, [(expected[0].key, expected[0].accepted)])
+        assert index.tombstones(VAULT, None, 1) == expected[1:2]
+
+
+async def test_many_rows_are_saved_all_or_none(opening: OpenIndex) -> None:
+    async with opening() as index:
+        broken = Change(Space.OBJECTS, b"huge", Row(stamp(1), b"x"), listed(b"huge", 2**63))
+        with pytest.raises(StorageFailedError):
+            await index.save_many(VAULT, [*ROWS, broken])
+        assert index.bucket_digests(VAULT) == bytes(BUCKETS * 8)
+        assert names_in(index, VAULT) == []
+        await index.save_many(VAULT, [])
+        await index.save_many(VAULT, [*ROWS, ROWS[0]._replace(row=Row(stamp(99), b"last"))])
+        assert index.load(VAULT, ROWS[0].space, ROWS[0].key) == Row(stamp(99), b"last")
+        check_sums(index, VAULT)
+
+
+async def test_too_many_rows_for_one_commit_are_refused(opening: OpenIndex) -> None:
+    async with opening() as index:
+        with pytest.raises(ValueError, match="at most"):
+            await index.save_many(VAULT, [ROWS[0]] * (SAVE_MANY_MAX + 1))
+        assert names_in(index, VAULT) == []
+
+
+async def test_a_key_too_long_to_be_named_is_refused(opening: OpenIndex) -> None:
+    async with opening() as index:
+        with pytest.raises(StorageFailedError):
+            await put(index, bytes(2**16))
+        await put(index, b"fine")
+        check_sums(index, VAULT)
+
+
+# -- settings, records, failures ---------------------------------------------------------------------------------------
 
 
 async def test_settings_and_records_are_kept(opening: OpenIndex) -> None:

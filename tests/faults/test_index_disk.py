@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from tests.index_truth import check_sums
 
 from meshhold.errors import IntegrityError, StorageFailedError, StorageFullError, SyncFailedError
 from meshhold.index.checkpoints import Checkpoints
@@ -30,10 +31,13 @@ BALLOT = Stamp(1, b"nodenode")
 WRITER = """
 import sqlite3, sys, trio
 from pathlib import Path
+from meshhold.index import ledger
 from meshhold.index.contract import Listed, Row
 from meshhold.index.sqlite import open_index
 from meshhold.model.entry import Space
 from meshhold.model.stamp import Stamp
+
+ledger.SETTLE_AT = 64
 
 async def save_all(index, writer):
     for number in range(100_000):
@@ -92,6 +96,7 @@ async def test_every_acknowledged_row_survives_kill_9(tmp_path: Path, place: str
             assert row.entry == key.encode() * 200
         rows = index.scan(VAULT, Space.OBJECTS, b"", b"", 10_000)
         assert index.counts(VAULT) == Counts(len(rows), sum(len(row.entry) for _, row in rows))
+        check_sums(index, VAULT)
         assert index._reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
@@ -238,6 +243,28 @@ async def test_an_io_error_at_any_statement_fails_its_batch_and_no_later_one(
         rows = index.scan(VAULT, Space.OBJECTS, b"", b"", 10)
         assert [int(key) for key, _ in rows] == done
         assert index.counts(VAULT) == Counts(4, 40)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("word", ["INTO name", "DELETE FROM name", "INTO vault", "DELETE FROM change", "COMMIT"])
+async def test_an_io_error_while_sums_are_settled_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, nth: int
+) -> None:
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 3)
+    refused = 0
+    async with open_index(tmp_path / "index.db") as index:
+        break_writer(index, word, sqlite3.SQLITE_IOERR_WRITE, nth)
+        for number in range(20):
+            try:
+                await save(index, b"%d" % number, 10)
+                if number % 3 == 0:
+                    await index.forget(VAULT, Space.OBJECTS, [(b"%d" % number, BALLOT)])
+            except StorageFailedError:
+                refused += 1
+            check_sums(index, VAULT)
+    assert refused == 1
+    async with open_index(tmp_path / "index.db") as index:
+        check_sums(index, VAULT)
 
 
 async def test_a_failed_sync_ends_the_index_and_acknowledges_nothing(tmp_path: Path) -> None:

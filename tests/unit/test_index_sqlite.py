@@ -9,20 +9,33 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from tests.index_truth import check_sums
 
 from meshhold.errors import IntegrityError, UnknownFormatError
-from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.contract import Change, Counts, Listed, Name, Row
 from meshhold.index.migrations import APPLICATION_ID, MIGRATIONS, check_schema, migrate
 from meshhold.index.pace import AWAY_FACTOR, CHEAP_S, CommitPace
-from meshhold.index.queries import FIRST, LIST, SCAN, Query, Seek, end_of_prefix
+from meshhold.index.projection import change_of
+from meshhold.index.queries import (
+    BUCKET,
+    FIRST,
+    INTERVAL,
+    INTERVAL_TO_END,
+    LIST,
+    SCAN,
+    TOMBSTONES,
+    Query,
+    Seek,
+    end_of_prefix,
+)
 from meshhold.index.sqlite import SqliteIndex, open_index
-from meshhold.model.entry import Space
-from meshhold.model.ids import VaultId
+from meshhold.model.entry import Checksums, Entry, ObjectVersion, Part, Space, decode_entry, encode_entry
+from meshhold.model.ids import OpId, VaultId
 from meshhold.model.stamp import Stamp
 
 VAULT = VaultId("a" * 32)
 BALLOT = Stamp(1, b"nodenode")
-SAVE = "INSERT INTO register VALUES(1, 0, ?, x'00', ?, 1, 'e', 1, '', ?)"
+SAVE = "INSERT INTO register VALUES(1, 0, ?, zeroblob(16), ?, 1, 'e', 1, '', ?)"
 
 
 async def save(index: SqliteIndex, key: bytes, entry: bytes = b"entry") -> None:
@@ -30,7 +43,7 @@ async def save(index: SqliteIndex, key: bytes, entry: bytes = b"entry") -> None:
 
 
 def plan_of(index: SqliteIndex, statement: str) -> str:
-    arguments = {"vault": 1, "space": 0, "start": b"", "end": b"", "limit": 1}
+    arguments = {"vault": 1, "space": 0, "bucket": 1, "after": b"", "upto": b"", "start": b"", "end": b"", "limit": 1}
     return " / ".join(row[3] for row in index._reader.execute(f"EXPLAIN QUERY PLAN {statement}", arguments))
 
 
@@ -46,6 +59,23 @@ async def test_every_page_is_one_seek_without_sorting(query: Query, seek: str) -
             assert "key>" in plan
             assert "B-TREE" not in plan
             assert "SCAN" not in plan
+
+
+@pytest.mark.parametrize(
+    ("statement", "seek"),
+    [
+        (BUCKET, "PRIMARY KEY (vault=? AND bucket=? AND (space,key)>(?,?))"),
+        (TOMBSTONES, "COVERING INDEX register_deleted (vault=? AND (space,key)>(?,?))"),
+        (INTERVAL, "PRIMARY KEY (vault=? AND space=? AND key>? AND key<?)"),
+        (INTERVAL_TO_END, "PRIMARY KEY (vault=? AND space=? AND key>?)"),
+    ],
+)
+async def test_every_page_of_names_is_one_seek_without_sorting(statement: str, seek: str) -> None:
+    async with open_index(None) as index:
+        plan = plan_of(index, statement)
+    assert seek in plan
+    assert "B-TREE" not in plan
+    assert "SCAN" not in plan
 
 
 def steps_of(index: SqliteIndex, after: bytes, prefix: bytes) -> tuple[int, int]:
@@ -68,7 +98,7 @@ def steps_of(index: SqliteIndex, after: bytes, prefix: bytes) -> tuple[int, int]
 async def fill(index: SqliteIndex, live: int) -> None:
     """Store `live` objects, each followed by a tombstone."""
     await save(index, b"k")
-    rows = [(b"k%07d" % number, 1 - number % 2, b"x") for number in range(2 * live)]
+    rows = [(b"k%07d" % number, 1 + number % 2, b"x") for number in range(2 * live)]
     index._writer.executemany(SAVE, rows)
 
 
@@ -148,6 +178,119 @@ async def test_a_point_read_keeps_no_snapshot_that_would_hold_the_log(tmp_path: 
     assert busy == 0
 
 
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def row_of(number: int) -> Change:
+    return Change(Space.PARTS, b"%d" % number, Row(BALLOT, b"x"), None)
+
+
+def unsettled(index: SqliteIndex) -> list[int]:
+    return [number for (number,) in index._reader.execute("SELECT number FROM change ORDER BY number")]
+
+
+async def test_what_gathers_is_settled_bit_by_bit_and_leaves_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 100)
+    async with open_index(None) as index:
+        await index.save_many(VAULT, [row_of(number) for number in range(100)])
+        assert index._reader.execute("SELECT COUNT(*) FROM name").fetchone() == (0,)
+        for number in range(100, 120):
+            await index.save_many(VAULT, [row_of(number)])
+        [(written,)] = index._reader.execute("SELECT COUNT(*) FROM name")
+        assert 40 <= written <= 60, "two for each new one"
+        assert unsettled(index)[0] == 1
+        for number in range(120, 160):
+            await index.save_many(VAULT, [row_of(number)])
+        assert unsettled(index)[0] == 2, "what came after settling began waits for the next time"
+        assert len(unsettled(index)) == 60
+        check_sums(index, VAULT)
+
+
+async def test_nothing_is_lost_of_a_vault_that_rests_while_others_settle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names may be written before the sums that cover them."""
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 20)
+    path = tmp_path / "index.db"
+    async with open_index(path) as index:
+        await index.save_many(VAULT, [row_of(number) for number in range(20)])
+        await index.save_many(VAULT, [row_of(number) for number in range(5)])
+        for number in range(100):
+            await index.save_many(VaultId("b" * 32), [row_of(number)])
+        check_sums(index, VAULT)
+    async with open_index(path) as index:
+        check_sums(index, VAULT)
+        check_sums(index, VaultId("b" * 32))
+
+
+async def test_a_dropped_vault_is_not_written_back_by_settling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 20)
+    path = tmp_path / "index.db"
+    other = VaultId("b" * 32)
+    async with open_index(path) as index:
+        await index.save_many(other, [row_of(1)])
+        await index.save_many(VAULT, [row_of(number) for number in range(20)])
+        await index.drop_vault(VAULT)
+        for number in range(60):
+            await index.save_many(other, [row_of(number)])
+        check_sums(index, other)
+        assert index._reader.execute("SELECT id FROM vault").fetchall() == [(other,)]
+        assert index._reader.execute("SELECT DISTINCT vault FROM name").fetchall() == [(1,)]
+    async with open_index(path) as index:
+        check_sums(index, VAULT)
+        check_sums(index, other)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE change SET names = x'00'", "UPDATE vault SET digests = x'00'"])
+async def test_damaged_sums_are_called_damage(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "index.db"
+    async with open_index(path) as index:
+        await save(index, b"key")
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(IntegrityError, match="damaged"):
+        async with open_index(path):
+            pytest.fail("damaged sums must not open")
+
+
+async def test_names_of_a_page_cost_the_same_in_a_large_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 1)
+    costs = []
+    for live in (1_000, 20_000):
+        async with open_index(None) as index:
+            await fill(index, live)
+            names = [(1, number % 1024, 0, b"k%07d" % number, BALLOT.pack()) for number in range(2 * live)]
+            index._writer.executemany("INSERT INTO name VALUES(?, ?, ?, ?, ?)", names)
+            steps = 0
+
+            def count() -> int:
+                nonlocal steps
+                steps += 1
+                return 0
+
+            index._reader.set_progress_handler(count, 10)
+            assert len(index.bucket_names(VAULT, 5, 1)) == 1
+            assert len(index.interval(VAULT, Space.OBJECTS, b"k%07d" % live, None, 100)) == 100
+            assert len(index.tombstones(VAULT, (Space.OBJECTS, b"k%07d" % live), 100)) == 100
+            index._reader.set_progress_handler(None, 0)
+            costs.append(steps)
+    assert costs[1] <= costs[0] * 1.05 + 2
+
+
+def test_a_change_is_derived_from_its_entry() -> None:
+    op = OpId(bytes(16))
+    version = ObjectVersion(5, "etag", 7, b"", checksums=Checksums(values={"CRC32": "x"}))
+    live = change_of(Space.OBJECTS, b"key", BALLOT, Entry(op, version))
+    assert live.listed == Listed(b"key", 5, "etag", 7, "CRC32:FULL_OBJECT")
+    assert not live.tombstone
+    assert decode_entry(live.row.entry).value == version
+    part = change_of(Space.PARTS, b"key", BALLOT, Entry(op, Part(5, "etag", 7, b"")))
+    assert (part.listed, part.tombstone) == (None, False)
+    gone = change_of(Space.PARTS, b"key", BALLOT, Entry(op, None))
+    assert (gone.listed, gone.tombstone, gone.row.accepted) == (None, True, BALLOT)
+
+
 # -- migrations -------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +354,58 @@ def test_a_migration_that_fails_leaves_the_older_schema_whole() -> None:
     connection.close()
 
 
+def fill_first_schema(path: Path) -> None:
+    """Write an index as the first version did."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, MIGRATIONS[:1])
+    connection.execute("INSERT INTO vault VALUES(7, ?, 2, 20)", (VAULT,))
+    part = encode_entry(Entry(OpId(bytes(16)), Part(1, "e", 1, b"")))
+    deletion = encode_entry(Entry(OpId(bytes(16)), None))
+    for space, key, live, entry in (
+        (0, b"a", 1, b"not looked at"),
+        (0, b"b", 1, b"not looked at"),
+        (0, b"gone", 0, b"not looked at"),
+        (1, b"upload gone", 0, deletion),
+        (2, b"part", 0, part),
+        (2, b"part gone", 0, deletion),
+        (2, b"unreadable", 0, b"unreadable"),
+    ):
+        row = (7, space, key, BALLOT.pack(), live, 10 * live, "e", 1, "", entry)
+        connection.execute("INSERT INTO register VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.close()
+
+
+async def test_an_index_of_the_first_version_gets_its_sums_and_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshhold.index.filling._SLICE", 3)
+    path = tmp_path / "index.db"
+    fill_first_schema(path)
+    async with open_index(path) as index:
+        check_sums(index, VAULT)
+        assert index.counts(VAULT) == Counts(2, 20)
+        assert keys_of(index.list_keys(VAULT, b"", b"", 10)) == [b"a", b"b"]
+        assert index.tombstones(VAULT, None, 10) == [
+            Name(Space.OBJECTS, b"gone", BALLOT),
+            Name(Space.UPLOADS, b"upload gone", BALLOT),
+            Name(Space.PARTS, b"part gone", BALLOT),
+        ]
+        assert index.setting("index before seats") == b"1"
+        await save(index, b"c")
+        check_sums(index, VAULT)
+
+
+async def test_only_an_index_of_the_first_version_is_said_to_be_older(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    for _ in range(2):
+        async with open_index(path) as index:
+            assert index.setting("index before seats") is None
+
+
+def keys_of(rows: list[Listed]) -> list[bytes]:
+    return [row.key for row in rows]
+
+
 # -- pace -------------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +421,3 @@ def test_a_slow_commit_keeps_the_loop_free_in_proportion_to_its_slowness() -> No
     pace.note(0.1, 1.0)
     assert not pace.on_loop(0.99 + 0.1 * AWAY_FACTOR)
     assert pace.on_loop(1.01 + 0.1 * AWAY_FACTOR)
-
-
-# -- giving way --------------------------------------------------------------------------------------------------------
