@@ -145,6 +145,10 @@ class NoMajorityError(UnavailableError):
     """Too few index replicas answered; the message names the missing ones."""
 
 
+class ReplicaRefusedError(UnavailableError):
+    """A replica takes no part in this now: it goes by another epoch, or is being refilled."""
+
+
 class ContentionError(UnavailableError):
     """Others kept changing the same key; the outcome of this change is known: it did not happen."""
 

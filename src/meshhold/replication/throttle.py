@@ -1,0 +1,40 @@
+"""How fast may healing go? Bounds bytes per second, and steps aside while apps are served; knows no replica."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+BYTES_PER_S: Final = 20_000_000
+"""Below what a disk or a gigabit link bears, so that apps keep their part of both."""
+BUSY_STEP_S: Final = 0.05
+BUSY_MAX_S: Final = 0.5
+"""So long one message waits for apps at most: healing slows down beside them, but it ends."""
+
+
+class Throttle:
+    """Spends a budget of bytes over time. `is_busy` tells whether apps are being served right now."""
+
+    def __init__(
+        self,
+        bytes_per_s: float = BYTES_PER_S,
+        is_busy: Callable[[], bool] = lambda: False,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = trio.sleep,
+    ) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._is_busy = is_busy
+        self._sleep = sleep
+        self._free_at_s = float("-inf")
+
+    async def spend(self, size: int) -> None:
+        """Account for `size` bytes that were moved, and wait until the next ones may be."""
+        now_s = trio.current_time()
+        self._free_at_s = max(self._free_at_s, now_s) + size / self._bytes_per_s
+        await self._sleep(self._free_at_s - now_s)
+        waited_s = 0.0
+        while waited_s < BUSY_MAX_S and self._is_busy():
+            await self._sleep(BUSY_STEP_S)
+            waited_s += BUSY_STEP_S
