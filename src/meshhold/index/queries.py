@@ -55,6 +55,6 @@ _ONWARD: Final = "(space, key) > (:space, :after) ORDER BY space, key LIMIT :lim
 BUCKET: Final = f"SELECT space, key, accepted FROM name WHERE vault = :vault AND bucket = :bucket AND {_ONWARD}"
 TOMBSTONES: Final = f"""SELECT space, key, accepted FROM register INDEXED BY register_deleted
     WHERE state = 2 AND vault = :vault AND {_ONWARD}"""
-_INTERVAL: Final = "SELECT space, key, accepted FROM register WHERE vault = :vault AND space = :space AND key > :after"
-INTERVAL_TO_END: Final = f"{_INTERVAL} ORDER BY key LIMIT :limit"
-INTERVAL: Final = f"{_INTERVAL} AND key <= :upto ORDER BY key LIMIT :limit"
+INTERVAL: Final = """SELECT vault, space, key, accepted FROM register
+    WHERE (vault, space, key) > (:vault, :space, :after) ORDER BY vault, space, key LIMIT :limit"""
+"""Has no upper bound: to check one, SQLite would read each row whole, its entry too. The reader of the rows stops."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from meshhold.index.contract import SAVE_MANY_MAX, Change, Counts, Listed, Name,
 from meshhold.index.failures import failure_of
 from meshhold.index.ledger import STATE_DELETED, STATE_KEPT, STATE_LIVE, Ledger
 from meshhold.index.migrations import check_schema, migrate
-from meshhold.index.queries import BUCKET, FIRST, INTERVAL, INTERVAL_TO_END, LIST, SCAN, TOMBSTONES, Query, Seek
+from meshhold.index.queries import BUCKET, FIRST, INTERVAL, LIST, SCAN, TOMBSTONES, Query, Seek
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp, unpack_stamp
@@ -142,8 +142,19 @@ class SqliteIndex:
 
     def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
         """Return a page of one space's rows; see `Index.interval`."""
-        statement = INTERVAL_TO_END if upto is None else INTERVAL
-        return _unpacked(self._names(statement, vault, (space, after), _bounded(limit), upto=upto))
+        place = (self._numbers.get(vault, 0), int(space))
+        arguments = {"vault": place[0], "space": place[1], "after": after, "limit": _bounded(limit)}
+        names: list[Name] = []
+        try:
+            cursor = self._reader.execute(INTERVAL, arguments)
+            with closing(cursor):  # ends the snapshot, however far it was read
+                for number, found, key, accepted in cursor:
+                    if (number, found) != place or (upto is not None and key > upto):
+                        break
+                    names.append(Name(space, key, unpack_stamp(accepted)))
+        except sqlite3.Error as error:
+            raise failure_of(error, "read") from error
+        return names
 
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """Return a page of deletions; see `Index.tombstones`."""
