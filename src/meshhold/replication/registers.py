@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import trio
@@ -85,11 +85,12 @@ class _Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Early:
-    """A promise that was asked for before the change was ready; `sight` is None until it is there."""
+    """A promise that is asked for before the change is ready; `sight` stays None if it was not given."""
 
     ballot: Stamp
     sight: Sight | None = None
     since_s: float = 0.0
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 class Registers:
@@ -185,9 +186,14 @@ class Registers:
         early = Early(self._clock.tick(self._now_ms()))
 
         async def prepare() -> None:
-            sight = await self._rounds.prepare(name, early.ballot)
-            if isinstance(sight, Sight):
-                early.sight, early.since_s = sight, trio.current_time()
+            try:
+                sight = await self._rounds.prepare(name, early.ballot)
+                if isinstance(sight, Sight):
+                    early.sight, early.since_s = sight, trio.current_time()
+            except UnavailableError:
+                pass  # the change itself will meet it
+            finally:
+                early.done.set()
 
         async with open_tasks() as nursery:
             nursery.start_soon(prepare)
@@ -198,6 +204,8 @@ class Registers:
         tries = _Tries(name.key)
         sent: _Sent | None = None
         op: OpId | None = None
+        if early is not None:
+            await early.done.wait()
         while True:
             if early is not None and early.sight is not None and trio.current_time() - early.since_s < EARLY_S:
                 ballot, seen = early.ballot, early.sight

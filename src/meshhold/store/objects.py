@@ -13,7 +13,7 @@ from meshhold.crypto.random import new_salt
 from meshhold.errors import MetadataTooLargeError, NoSuchObjectError, TooLargeError
 from meshhold.model.entry import ObjectVersion, Space, Value
 from meshhold.replication.reader import ChunkReader, Sink
-from meshhold.replication.registers import Change, Registers, Write
+from meshhold.replication.registers import Change, Early, Registers, Write
 from meshhold.replication.tasks import open_tasks
 from meshhold.replication.writer import ChunkWriter
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
@@ -61,22 +61,39 @@ class Objects:
         check_metadata(metadata)
         if condition is not ALWAYS:
             condition.check(await self._current(bucket, key))
-        with self._writer.in_flight():
-            written = await self._writer.write(bucket.keys, body)
-            digested = body.finish()
-            version = ObjectVersion(
-                size=written.size,
-                etag=digested.etag,
-                modified_ms=self._now_ms(),
-                content=seal_content(bucket.keys, key, new_salt(), written.content),
-                headers=metadata.headers,
-                user=metadata.user,
-                checksums=digested.checksums,
-            )
-            return await self.commit(bucket, key, version, condition)
+        async with self._registers.prepare_early(bucket.id, Space.OBJECTS, key) as early:
+            with self._writer.in_flight():
+                return await self._put(bucket, key, body, metadata, condition, early)
+
+    async def _put(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        body: Body,
+        metadata: Metadata,
+        condition: WriteCondition,
+        early: Early | None,
+    ) -> ObjectVersion:
+        written = await self._writer.write(bucket.keys, body)
+        digested = body.finish()
+        version = ObjectVersion(
+            size=written.size,
+            etag=digested.etag,
+            modified_ms=self._now_ms(),
+            content=seal_content(bucket.keys, key, new_salt(), written.content),
+            headers=metadata.headers,
+            user=metadata.user,
+            checksums=digested.checksums,
+        )
+        return await self.commit(bucket, key, version, condition, early)
 
     async def commit(
-        self, bucket: Bucket, key: bytes, version: ObjectVersion, condition: WriteCondition
+        self,
+        bucket: Bucket,
+        key: bytes,
+        version: ObjectVersion,
+        condition: WriteCondition,
+        early: Early | None = None,
     ) -> ObjectVersion:
         """Make a version whose chunks are durable the current one, if the condition holds at that moment."""
 
@@ -85,7 +102,7 @@ class Objects:
             return Write(version)
 
         with self.gates.writing(bucket.id):
-            await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
+            await self._registers.change(bucket.id, Space.OBJECTS, key, decide, early)
         return version
 
     async def find(self, bucket: Bucket, key: bytes) -> ObjectVersion:
