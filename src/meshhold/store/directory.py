@@ -17,7 +17,8 @@ import msgpack
 from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.errors import IntegrityError
+from meshhold.errors import IntegrityError, NoSuchVaultError
+from meshhold.model.configuration import Configuration, unpack_configuration
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
@@ -27,6 +28,7 @@ from meshhold.replication.record_keeper import RecordKeeper
 
 TRUSTED: Final = "trusted"
 UNTRUSTED: Final = "untrusted"
+_FIRST_EPOCH: Final = 1  # the vault's own record tells of it
 _NAMED_MAX: Final = 1_000  # records that could not be opened and were named in the log
 _LOG: Final = logging.getLogger("meshhold.registry")
 _Opened = TypeVar("_Opened")
@@ -34,7 +36,10 @@ _Opened = TypeVar("_Opened")
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A vault that this node can open. `alias` is `""` for one that S3 does not show."""
+    """A vault that this node can open. `alias` is `""` for one that S3 does not show.
+
+    `index_pinned`: people chose who keeps its index, and nothing else changes that.
+    """
 
     id: VaultId
     keys: VaultKeys
@@ -42,6 +47,7 @@ class Bucket:
     alias: str
     created_ms: int
     replication_factor: int
+    index_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,27 @@ class Directory:
         """Return the record that deletes what the vault signed."""
         return sign_by_vault(Record(kind, key, self.next_stamp(), deleted=True, public={}, private=b""), keys)
 
+    def changed_vault(self, bucket: Bucket, **public: Any) -> Record:
+        """Return the vault's own record with these public fields changed."""
+        known = self._registry.get(Kind.VAULT, bucket.id)
+        if known is None:
+            raise NoSuchVaultError(f"vault {bucket.name!r} has been deleted meanwhile", "see `meshhold vault list`")
+        private = _open_private(known, bucket.keys)
+        return self.vault_record(bucket.keys, Kind.VAULT, bucket.id, public={**known.public, **public}, private=private)
+
+    async def publish(self, vault: VaultId, configuration: Configuration) -> None:
+        """Tell the registry who keeps a vault's index, for nodes that look for it; what is known already is not told.
+
+        A hint: what binds is what the replicas chose. Nothing is told of a vault that this node cannot open.
+        """
+        bucket = self.by_id.get(vault)
+        known = self._registry.get(Kind.INDEX, vault)
+        told = _FIRST_EPOCH if known is None else unpack_configuration(known.public["configuration"]).epoch
+        if bucket is None or told >= configuration.epoch:
+            return
+        public = {"configuration": configuration.pack()}
+        await self.write(self.vault_record(bucket.keys, Kind.INDEX, vault, public=public, private={}))
+
     def key_record(self, nonce: bytes, private: dict[str, Any] | None) -> Record:
         """Return a new access key record of this node, or with None its deletion; the nonce makes the key's id."""
         node = self._identity.node_id
@@ -197,6 +224,7 @@ class Directory:
             alias=_open_private(alias, keys, alias=str)["alias"] if alias is not None else "",
             created_ms=facts["created_ms"],
             replication_factor=record.public["replication_factor"],
+            index_pinned=record.public.get("index_pinned") is True,
         )
 
     def _settle_aliases(self, vaults: dict[VaultId, Bucket]) -> dict[str, Bucket]:

@@ -1,20 +1,36 @@
-"""Who belongs to a vault, and in which role: add, remove, rotate the keys. Knows no link and no objects."""
+"""Who belongs to a vault, and in which role: add, remove, rotate the keys. Knows no link and no objects.
+
+A trusted member may be one of those that keep the vault's index: so whoever comes may become one, and whoever goes is
+replaced first.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from meshhold.crypto.identity import seal_to
 from meshhold.crypto.random import new_secret
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.errors import ConflictError, NotFoundError
+from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError, UnavailableError
+from meshhold.model.configuration import Mode
 from meshhold.model.ids import NodeId
 from meshhold.registry.record import Kind, Record
 from meshhold.store.directory import TRUSTED, UNTRUSTED, Bucket, Directory
+from meshhold.store.index_replicas import IndexReplicas, IndexView
 from meshhold.store.nodes import Nodes
 from meshhold.store.vaults import Vaults
+
+_LOG: Final = logging.getLogger("meshhold.index")
+ADD_S: Final = 10.0
+"""A person waits so long for a new member to keep the index too; a larger index is copied behind his back."""
+AUTO: Final = "auto"
+CHANGE_S: Final = 30.0
+"""So long for what he asked for by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +47,13 @@ class MemberView:
 class Members:
     """Members of the vaults that this node is trusted in. Resources: borrows its collaborators."""
 
-    def __init__(self, directory: Directory, vaults: Vaults, nodes: Nodes) -> None:
+    def __init__(
+        self, directory: Directory, vaults: Vaults, nodes: Nodes, index_replicas: IndexReplicas | None = None
+    ) -> None:
         self._directory = directory
         self._vaults = vaults
         self._nodes = nodes
+        self._index = index_replicas
         self._changes = trio.Lock()
 
     def views(self, vault: str) -> list[MemberView]:
@@ -57,6 +76,7 @@ class Members:
     async def add(self, vault: str, node: str, *, trusted: bool = True) -> MemberView:
         """Let a node hold the vault: a trusted one gets its secrets, an untrusted one only ciphertext.
 
+        A trusted one may become an index replica; where that takes long, or it does not answer, it goes on by itself.
         Errors: `ConflictError` if it is a member in this role already. Making a trusted member untrusted takes
         `remove` first, which rotates the keys.
         """
@@ -73,12 +93,21 @@ class Members:
                     "remove it first: that rotates the keys",
                 )
             await self._directory.write(self._record(bucket.keys, facts.id, role))
+        if trusted and self._index is not None:
+            try:
+                await self._index.renew(bucket.id, patience_s=ADD_S)
+            except FatalError:
+                raise
+            except MeshHoldError as error:  # it is a member; the index is looked after by those that keep it
+                _LOG.warning("the index replicas of vault %s stay as they are for now: %s", bucket.name, error)
         return next(view for view in self.views(vault) if view.node_id == facts.id)
 
     async def remove(self, vault: str, node: str) -> None:
         """End a membership. After a trusted member the keys are rotated: it cannot open what is written from now on.
 
-        Errors: `NotFoundError`; `ConflictError` for this node itself while it is the last trusted member.
+        One that keeps the index is replaced first.
+        Errors: `NotFoundError`; `ConflictError` for the last trusted member; `UnavailableError` while the index
+        cannot be taken from it, or is still being moved: nothing was removed then.
         """
         async with self._changes:
             bucket = self._vaults.find(vault)
@@ -89,6 +118,7 @@ class Members:
                     f"it is the last trusted member of vault {bucket.name!r}",
                     "add another one first, or delete the vault",
                 )
+            await self._take_index_from(bucket, NodeId(gone.key.split("/", 1)[1]))
             deletion = self._directory.vault_deletion(bucket.keys, Kind.MEMBER, gone.key)
             rotated = self._rotated(bucket, others) if gone.public["role"] == TRUSTED else []
             await self._directory.write(*rotated, deletion)
@@ -99,6 +129,47 @@ class Members:
             bucket = self._vaults.find(vault)
             await self._directory.write(*self._rotated(bucket, self._trusted(bucket)))
             return self._directory.by_id[bucket.id].keys.epoch
+
+    # -- the index --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the indexes where they should be, until cancelled."""
+        if self._index is not None:
+            await self._index.run()
+
+    async def index_view(self, vault: str) -> IndexView:
+        """Return who keeps the vault's index, each of them asked. Errors: `NoMajorityError`."""
+        return await self._replicas().view(self._vaults.find(vault))
+
+    async def set_index(self, vault: str, replicas: Sequence[str] | None, consistency: str | None) -> bool:
+        """Let these nodes keep the vault's index, `["auto"]` for those that this program chooses; None: as it is.
+
+        Returns whether it is done; otherwise it goes on by itself.
+        Errors: see `IndexReplicas.set`.
+        """
+        async with self._changes:
+            bucket = self._vaults.find(vault)
+            mode = None if consistency is None else Mode(consistency)
+            auto = list(replicas or ()) == [AUTO]
+            nodes = None if replicas is None or auto else [self._nodes.find(node).id for node in replicas]
+            return await self._replicas().set(bucket, nodes, auto=auto, mode=mode, patience_s=CHANGE_S)
+
+    async def _take_index_from(self, bucket: Bucket, node: NodeId) -> None:
+        if self._index is None or not self._index.keeps(bucket.id, node):
+            return
+        if not await self._index.take_from(bucket, node, patience_s=CHANGE_S):
+            raise UnavailableError(
+                f"{self._nodes.name_of(node)} still keeps the index of vault {bucket.name!r}, while others take it "
+                "over; it has not been removed yet",
+                "run this again when `meshhold vault show` tells of no change any more",
+            )
+
+    def _replicas(self) -> IndexReplicas:
+        if self._index is None:
+            raise UnavailableError("this node has no say in who keeps an index", "use the daemon")
+        return self._index
+
+    # -- records ----------------------------------------------------------------------------------------------------
 
     def _named(self, bucket: Bucket, node: str) -> Record:
         """Find a member by name or unique prefix of its id, also one whose node was never heard of."""

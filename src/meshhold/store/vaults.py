@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -16,18 +17,23 @@ from meshhold.errors import (
     BucketNotEmptyError,
     ConflictError,
     InvalidError,
+    NoMajorityError,
     NoSuchBucketError,
     NoSuchVaultError,
 )
+from meshhold.index.contract import Counts
+from meshhold.model.configuration import Configuration, Mode
 from meshhold.model.entry import Space
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.shape import FACTOR_MAX
 from meshhold.replication.registers import Registers
+from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
 
 NAME_LENGTH_MAX = 128
+COUNTS_S = 3.0  # a list of vaults does not wait longer for a machine that is gone
 _PAGE = 500
 
 
@@ -35,8 +41,10 @@ _PAGE = 500
 class VaultView:
     """What people see of a vault; `bytes` are plaintext bytes of live objects.
 
-    `objects` and `bytes` are None while no replica tells them. `index_replicas` are short ids; `index_mode` is one of
-    `model.configuration.Mode`, `index_changing` whether the replicas are being changed.
+    `objects` and `bytes` are None while no replica tells them. `index_replicas` are node ids, none while this node does
+    not know who keeps the index; `consistency` is one of `model.configuration.Mode`, `index_changing` whether the
+    replicas are being changed, `index_pinned` whether people chose them; `votes` is False while a replica of this node
+    is refilled.
 
     `alias_conflict` names the vault that claimed the same alias earlier, so that S3 shows that one; else it is `""`.
     """
@@ -49,8 +57,10 @@ class VaultView:
     objects: int | None
     bytes: int | None
     index_replicas: tuple[str, ...]
-    index_mode: str
+    consistency: str
     index_changing: bool
+    index_pinned: bool
+    votes: bool
     alias_conflict: str = ""
 
 
@@ -69,6 +79,7 @@ class Vaults:
         self._run_blocking = run_blocking
         self._gates = gates
         self._changes = trio.Lock()
+        self._dropped: set[VaultId] = set()
 
     async def create(self, name: str, *, replication_factor: int = 3, alias: str = "") -> VaultView:
         """Make a vault with fresh keys, durable when this returns.
@@ -76,8 +87,7 @@ class Vaults:
         Errors: `InvalidError` for a name or factor out of range, `AliasTakenError`.
         """
         _check_name(name)
-        if not 1 <= replication_factor <= FACTOR_MAX:
-            raise InvalidError(f"replication factor {replication_factor} is out of range", f"use 1 to {FACTOR_MAX}")
+        _check_factor(replication_factor)
         async with self._changes:
             if alias:
                 self._check_alias(alias, VaultId(""))
@@ -106,9 +116,16 @@ class Vaults:
 
     async def views(self) -> list[VaultView]:
         """Return all vaults by name."""
-        return [
-            await self._view(bucket) for bucket in sorted(self._directory.by_id.values(), key=lambda b: (b.name, b.id))
-        ]
+        buckets = sorted(self._directory.by_id.values(), key=lambda b: (b.name, b.id))
+        found: dict[VaultId, VaultView] = {}
+
+        async def look(bucket: Bucket) -> None:
+            found[bucket.id] = await self._view(bucket)
+
+        async with open_tasks() as nursery:  # side by side: a replica that is gone costs its time-out once
+            for bucket in buckets:
+                nursery.start_soon(look, bucket)
+        return [found[bucket.id] for bucket in buckets]
 
     async def view(self, reference: str) -> VaultView:
         """Return one vault by unique id prefix, name or alias."""
@@ -159,6 +176,16 @@ class Vaults:
             await self._directory.write(record)
             return await self._view(self._directory.by_id[bucket.id])
 
+    async def set_factor(self, reference: str, replication_factor: int) -> VaultView:
+        """Change on how many machines each chunk is kept. Errors: `InvalidError`."""
+        _check_factor(replication_factor)
+        async with self._changes:
+            bucket = self.find(reference)
+            if bucket.replication_factor != replication_factor:
+                changed = self._directory.changed_vault(bucket, replication_factor=replication_factor)
+                await self._directory.write(changed)
+        return await self.view(bucket.id)
+
     async def delete(self, reference: str, *, force: bool = False) -> None:
         """Delete the vault, its grants and its alias; its objects and chunks go with it.
 
@@ -182,18 +209,26 @@ class Vaults:
             for grant in directory.grants.values()
             if grant.vault == bucket.id
         ]
+        gone += [
+            directory.vault_deletion(bucket.keys, Kind.MEMBER, member.key)
+            for member in directory.registry.live(Kind.MEMBER)
+            if member.scope == bucket.id
+        ]
         gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))
         gone.append(directory.vault_deletion(bucket.keys, Kind.VAULT, bucket.id))
         return gone
 
     async def drop_deleted(self) -> None:
-        """Finish deletions that a crash interrupted between the record and the data."""
+        """Drop the data of vaults that were deleted: elsewhere, or here before a crash. Each is dropped once a run."""
         for vault in self._directory.deleted_vaults():
-            await self._drop(vault)
+            if vault not in self._dropped:
+                async with self._changes, self._gates.closed(vault):
+                    await self._drop(vault)
 
     async def _drop(self, vault: VaultId) -> None:
         await self._registers.drop_vault(vault)
         await self._run_blocking(self._chunks.drop_vault, vault)
+        self._dropped.add(vault)
 
     async def _holds_anything(self, bucket: Bucket) -> bool:
         reading = self._registers.open_reading(bucket.id)
@@ -226,8 +261,13 @@ class Vaults:
         return [b for alias, b in sorted(self._directory.by_alias.items()) if b.id in granted]
 
     async def _view(self, bucket: Bucket) -> VaultView:
-        configuration = self._registers.seats.configuration(bucket.id)
-        counts = await self._registers.counts(bucket.id)
+        seats = self._registers.seats
+        counts: Counts | None = None
+        configuration: Configuration | None = None
+        with suppress(NoMajorityError), trio.move_on_after(COUNTS_S):
+            configuration = seats.configuration(bucket.id)
+            counts = await self._registers.counts(bucket.id)
+        is_keeper = configuration is not None and configuration.seat_of(seats.node) is not None
         return VaultView(
             id=bucket.id,
             name=bucket.name,
@@ -236,11 +276,18 @@ class Vaults:
             replication_factor=bucket.replication_factor,
             objects=None if counts is None else counts.objects,
             bytes=None if counts is None else counts.bytes,
-            index_replicas=tuple(short_id(node) for node in configuration.members),
-            index_mode=str(configuration.mode),
-            index_changing=configuration.is_joint,
+            index_replicas=() if configuration is None else configuration.members,
+            consistency=str(Mode.LINEARIZABLE if configuration is None else configuration.mode),
+            index_changing=configuration is not None and configuration.is_joint,
+            index_pinned=bucket.index_pinned,
+            votes=not is_keeper or seats.votes(bucket.id),
             alias_conflict=self._directory.conflicts.get(bucket.id, ""),
         )
+
+
+def _check_factor(replication_factor: int) -> None:
+    if not 1 <= replication_factor <= FACTOR_MAX:
+        raise InvalidError(f"replication factor {replication_factor} is out of range", f"use 1 to {FACTOR_MAX}")
 
 
 def _check_name(name: str) -> None:
