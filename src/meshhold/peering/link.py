@@ -295,8 +295,14 @@ class Link:
         """Read until a call has to wait, and let another task read on; return that call, None at the link's end."""
         session, frames = self.session, self._frames
         while True:
+            is_single, awaited = len(frames) == 1, len(self._answers)
             if (paused := self._take_frames()) is not None:
                 return paused
+            if is_single and len(self._answers) < awaited:
+                # An answer alone: whoever waited for it often asks again at once. Let that be sent before this task
+                # turns to the kernel again: one turn of the loop for it, and one more since their order is chance.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                await trio.lowlevel.cancel_shielded_checkpoint()
             if session.peer_ended and session.sent_end and not self._writing:
                 self._end_in_order()
                 return None

@@ -48,7 +48,7 @@ class _Message:
 
     __slots__ = ("at", "body", "call", "head", "is_answer")
 
-    def __init__(self, call: int, head: bytes, body: bytes | memoryview, *, is_answer: bool) -> None:
+    def __init__(self, call: int, head: bytes, body: bytes | memoryview, is_answer: bool) -> None:
         self.call = call
         self.head = head
         self.body = body
@@ -78,7 +78,7 @@ class Calls:
         self._limits = limits
         self._control = control
         self._calls_max = 0
-        self._size_max = 0
+        self._body_max = 0  # of a call or answer, beside its name
         self.waiting: deque[_Message] = deque()
         """What is to be sent, in order."""
         self._ours: dict[int, int] = {}
@@ -92,7 +92,7 @@ class Calls:
     def greet(self, greeting: Greeting) -> None:
         """Learn what the other side accepts."""
         self._calls_max = greeting.calls
-        self._size_max = greeting.message_size
+        self._body_max = greeting.message_size - NAME_LENGTH_MAX - 1
 
     # -- this side --------------------------------------------------------------------------------------------------
 
@@ -110,12 +110,13 @@ class Calls:
         """Queue a call; return its number. Errors: `OverloadedError`, `TooLargeError`."""
         if len(self._ours) >= self._calls_max:
             raise OverloadedError(f"{self._calls_max} calls to this peer are in progress", "retry later")
-        self._check_size(len(body))
+        if len(body) > self._body_max:
+            raise _too_large(len(body))
         raw_name = pack_name(name)
         self._last_ours += 1
         timeout_ms = min(max(int(timeout_s * 1000), 1), U32_MAX)
         head = CALL_HEAD.pack(CALL, self._last_ours, timeout_ms, len(raw_name) + len(body)) + raw_name
-        self.waiting.append(_Message(self._last_ours, head, body, is_answer=False))
+        self.waiting.append(_Message(self._last_ours, head, body, False))
         self._ours[self._last_ours] = _QUEUED
         return self._last_ours
 
@@ -135,7 +136,8 @@ class Calls:
 
     def reply(self, call: int, body: bytes | memoryview) -> None:
         """Answer a call. Errors: `TooLargeError`; then the call still waits for its answer."""
-        self._check_size(len(body))
+        if len(body) > self._body_max:
+            raise _too_large(len(body))
         self._answer(call, SIZED_HEAD.pack(REPLY, call, len(body)), body)
 
     def fail(self, call: int, failure: Failure) -> None:
@@ -149,11 +151,7 @@ class Calls:
         del self._theirs[call]
         self._held += len(body) - held
         self._answers += 1
-        self.waiting.append(_Message(call, head, body, is_answer=True))
-
-    def _check_size(self, size: int) -> None:
-        if size > self._size_max - NAME_LENGTH_MAX - 1:
-            raise TooLargeError(f"a message of {size} bytes exceeds what the peer accepts", "send it over a stream")
+        self.waiting.append(_Message(call, head, body, True))
 
     def next_part(self) -> bytes | None:
         """Return the next frame of the oldest message, None when there is none."""
@@ -283,3 +281,7 @@ class Calls:
             return None
         name, rest = parse_name(body, CALL)
         return CallReceived(partial.call, name, rest, partial.timeout_ms / 1000)
+
+
+def _too_large(size: int) -> TooLargeError:
+    return TooLargeError(f"a message of {size} bytes exceeds what the peer accepts", "send it over a stream")

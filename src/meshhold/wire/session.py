@@ -231,7 +231,8 @@ class Session:
         size = 0
         seal = self._channel.seal
         while size < size_max and (self._control or self._messages or self._turns or self._grants):
-            plain = self._next()
+            is_only_calls = self._messages and not (self._control or self._turns or self._grants)
+            plain = self._calls.next_part() if is_only_calls else self._next()
             if plain is None or self.sent_end:
                 break
             sealed = seal(plain)
