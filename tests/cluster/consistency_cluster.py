@@ -125,7 +125,7 @@ class Cluster:
         self.key = first.call("key.add", label="clients")
         first.call("grant.set", access_key_id=self.key["access_key_id"], vault="shared", permissions="rw")
         wait_until(self._all_know, RECOVERY_S, "all nodes know the vault and the key")
-        if len(self.nodes) > 1:
+        if self.replicas > 1:
             self.set_replicas(self.nodes[: self.replicas])
         self.open_doors()
         self.wait_serving()

@@ -123,14 +123,22 @@ class Door:
 
         return self._ask(operation, read)
 
+    def modified_s(self, key: str) -> float:
+        """Return an object's time of modification, in seconds since 1970. Errors: `ClientError`."""
+        with self._entered():
+            found: float = self._client.head_object(Bucket=self._bucket, Key=key)["LastModified"].timestamp()
+            return found
+
+    def _entered(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._host is None else self._host.entered()
+
     def _write(self, operation: Operation, **condition: str) -> Operation:
         assert operation.value is not None
         words = {"Bucket": self._bucket, "Key": operation.key, "Body": content_of(operation.value), **condition}
         return self._ask(operation, lambda: self._client.put_object(**words))
 
     def _ask(self, operation: Operation, request: Callable[[], object]) -> Operation:
-        where: AbstractContextManager[None] = nullcontext() if self._host is None else self._host.entered()
-        with where:
+        with self._entered():
             self._history.begin(operation)
             try:
                 request()

@@ -60,13 +60,23 @@ class Report:
         )
 
 
-def run_scenario(name: str, scenario: Scenario, folder: Path, seconds: float, seed: int, out: Path) -> Report:
+def run_scenario(
+    name: str,
+    scenario: Scenario,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    out: Path,
+    *,
+    kinds: Sequence[type[Workload]] = WORKLOADS,
+    keep: bool = False,
+) -> Report:
     """Play one scenario on a cluster of its own. Errors: `AssertionError` if nodes do not come up or serve again."""
     report = Report(name, seed)
     with open_cluster(folder, scenario.nodes, scenario.replicas, base_s=scenario.base_s) as cluster:
         origin = time.monotonic_ns()
         log = Log()
-        workloads = [kind(cluster.doors, cluster.history, seed) for kind in WORKLOADS]
+        workloads = [kind(cluster.doors, cluster.history, seed) for kind in kinds]
         try:
             with _striking(cluster, scenario, f"{name} {seed}", log):
                 work(workloads, seconds)
@@ -82,7 +92,7 @@ def run_scenario(name: str, scenario: Scenario, folder: Path, seconds: float, se
         report.violations += _crashes(folder)
         if report.number(Outcome.OK) < seconds * _DONE_PER_S:
             report.violations.append(f"only {report.number(Outcome.OK)} operations succeeded: that tells too little")
-        if report.violations:
+        if report.violations or keep:
             report.files = _keep(out / f"{name}-{seed}", folder, cluster, report, log.told(origin))
     return report
 
@@ -150,6 +160,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60.0, help="of clients' work in each run")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next ones follow (0: any)")
+    parser.add_argument("--keep", action="store_true", help="keep the histories of good runs too")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder for what violations leave ({OUT})")
     found = parser.parse_args(words)
     first = found.seed or random.SystemRandom().randrange(1, 10**5)
@@ -162,17 +173,17 @@ def main(words: Sequence[str]) -> int:
     reports = []
     for name in names:
         for number in range(found.runs):
-            report = _play(name, found.seconds, first + number, found.out)
+            report = _play(name, found.seconds, first + number, found.out, keep=found.keep)
             print(report, flush=True)  # noqa: T201 - the program's output
             reports.append(report)
     print(_summary(reports))  # noqa: T201 - same
     return 1 if any(report.violations for report in reports) else 0
 
 
-def _play(name: str, seconds: float, seed: int, out: Path) -> Report:
+def _play(name: str, seconds: float, seed: int, out: Path, *, keep: bool) -> Report:
     with tempfile.TemporaryDirectory(prefix="jepsen-") as folder, redirect_stdout(StringIO()):  # its table of times
         try:
-            return run_scenario(name, SCENARIOS[name], Path(folder), seconds, seed, out)
+            return run_scenario(name, SCENARIOS[name], Path(folder), seconds, seed, out, keep=keep)
         except (AssertionError, MeshHoldError) as error:
             target = out / f"{name}-{seed}"
             target.mkdir(parents=True, exist_ok=True)

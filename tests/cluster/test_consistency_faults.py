@@ -1,0 +1,72 @@
+"""Real daemons on machines of their own, broken while clients work: what `make jepsen` plays for long, for moments."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from tests.cluster.consistency_cluster import ClockedNode, Cluster, faketime_library, open_cluster
+from tests.cluster.consistency_history import Operation, Outcome
+from tests.cluster.consistency_nemeses import SCENARIOS, Scenario, Strike
+from tests.cluster.consistency_run import run_scenario
+from tests.cluster.consistency_workloads import Register, Set
+from tests.cluster.meshes import wait_until
+
+SEED = int(os.environ.get("MESHHOLD_SEED", "0")) or 1
+SHORT_S = 8.0
+
+
+@pytest.mark.parametrize("name", ["kill"])
+def test_a_moment_of_faults_breaks_no_rule(name: str, tmp_path: Path) -> None:
+    """Registers, races, lists and sets on three nodes of which any number is killed at any time."""
+    report = run_scenario(name, SCENARIOS[name], tmp_path, SHORT_S, SEED, tmp_path / "kept")
+    print(report)  # noqa: T201 - shown with a failure
+    assert report.violations == []
+    assert report.strikes >= 1
+    assert min(report.counts[kind, "ok"] for kind in ("put", "get", "list", "delete", "create")) > 0
+
+
+def test_a_disk_that_goes_back_in_time_is_found_out(tmp_path: Path) -> None:
+    """The rules see what they are for: a lone replica that forgets what it had acknowledged."""
+
+    def acknowledged(cluster: Cluster) -> list[Operation]:
+        return [op for op in cluster.history.operations if op.key.startswith("set/") and op.outcome is Outcome.OK]
+
+    def go_back(cluster: Cluster, _rng: object) -> Strike:
+        (node,) = cluster.nodes
+        node.kill()
+        copies = [(path, path.with_name(f"old-{path.name}")) for path in node.home.glob("index.db*")]
+        for path, copy in copies:
+            shutil.copyfile(path, copy)
+        node.start()
+        known = len(acknowledged(cluster))
+        wait_until(lambda: len(acknowledged(cluster)) > known + 5, 30.0, "writes that will be forgotten")
+        node.kill()
+        for path in node.home.glob("index.db*"):
+            path.unlink()
+        for path, copy in copies:
+            copy.replace(path)
+        return Strike("the disk goes back in time", node.start)
+
+    scenario = Scenario(((go_back,),), nodes=1, replicas=1, hold_s=(9, 9), pause_s=(0.5, 0.5))
+    report = run_scenario("back", scenario, tmp_path, 8.0, SEED, tmp_path / "kept", kinds=(Register, Set))
+    print(*report.violations, sep="\n")  # noqa: T201 - shown with a failure
+    assert any("acknowledged and lost" in violation for violation in report.violations)
+    assert any("no order explains this" in violation for violation in report.violations)
+    assert report.files is not None
+    assert {path.name for path in report.files.iterdir()} >= {"history.jsonl", "violations.txt", "faults.txt", "n1.log"}
+
+
+def test_a_daemons_wall_clock_is_set_while_it_runs_and_its_monotonic_clock_is_not(tmp_path: Path) -> None:
+    """Objects carry the time that their node believes; every request is answered, whatever the clock does meanwhile."""
+    assert faketime_library(), "libfaketime is missing: apt-get install faketime"
+    with open_cluster(tmp_path, 1, 1) as cluster:
+        node: ClockedNode = cluster.nodes[0]
+        for skew_s in (-200.0, 200.0):
+            cluster.skew(node, skew_s)
+            assert cluster.doors[0].put("clock", "k", f"{skew_s}").outcome is Outcome.OK
+            seen_s = cluster.doors[0].modified_s("k") - time.time()
+            assert abs(seen_s - skew_s) < 30, "a request took longer than its deadline, or the clock is another one"
