@@ -1,5 +1,6 @@
-"""Throw hostile bytes at everything that reads from a stranger or a peer: `python -m tests.fuzz_wire N [SEED]`.
+"""Throw hostile bytes at everything that reads from a stranger or a peer: `python -m tests.fuzz_wire N SEED TARGET`.
 
+N inputs, a million unless told; one target (codec, framing, channel, handshake, session), or all of them in turn.
 Input number n of a seed is always the same; a failure prints both. The one law: bytes are taken or refused by a
 `PeerError`; nothing else comes out, and what was altered is never taken.
 """
@@ -13,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
+
+from tests.fuzz_session import fuzz_session
 
 from meshhold.crypto.identity import Identity
 from meshhold.errors import PeerError
@@ -165,13 +168,14 @@ TARGETS: Final[list[tuple[Callable[[random.Random], None], int]]] = [
     (fuzz_framing, 15),
     (fuzz_channel, 8),
     (fuzz_handshake, 2),
+    (fuzz_session, 20),
 ]
 """What to fuzz → how many inputs of a hundred; a handshake costs fifty times what a value does."""
 
 
-def run_fuzz(inputs: int, seed: int, report: Callable[[str], None]) -> Counter[str]:
+def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], only: str = "") -> Counter[str]:
     """Run that many inputs; return how often each target took or refused one. Raises at the first broken law."""
-    targets = [target for target, share in TARGETS for _ in range(share)]
+    targets = [target for target, share in TARGETS for _ in range(share) if target.__name__.endswith(only)]
     outcomes: Counter[str] = Counter()
     started_s = time.monotonic()
     for number in range(inputs):
@@ -192,11 +196,12 @@ def run_fuzz(inputs: int, seed: int, report: Callable[[str], None]) -> Counter[s
 
 
 def main() -> None:
-    """Read count and seed from the command line; print a table."""
+    """Read count, seed and target from the command line; print a table."""
     inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    only = sys.argv[3] if len(sys.argv) > 3 else ""
     print(f"fuzzing the wire: {inputs} inputs, seed {seed}", flush=True)  # noqa: T201  -- a program's output
-    outcomes = run_fuzz(inputs, seed, lambda line: print(line, flush=True))  # noqa: T201  -- a program's output
+    outcomes = run_fuzz(inputs, seed, lambda line: print(line, flush=True), only)  # noqa: T201  -- a program's output
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:9}  {outcome}")  # noqa: T201  -- a program's output
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -135,5 +135,5 @@ def test_a_sample_of_the_long_fuzz_refuses_with_peer_errors_only() -> None:
     assert sum(outcomes.values()) == 1_500
     assert lines == []
     names = {outcome.split()[0] for outcome in outcomes if "refused" in outcome}
-    assert names == {"fuzz_codec", "fuzz_framing", "fuzz_channel", "fuzz_handshake"}
+    assert names == {"fuzz_codec", "fuzz_framing", "fuzz_channel", "fuzz_handshake", "fuzz_session"}
     assert issubclass(ProtocolError, PeerError)
