@@ -169,6 +169,7 @@ class Link:
         if timeout_s <= 0:
             raise self._too_late(name)
         number = session.send_call(name, body, timeout_s)
+        self._flush_or_join(len(self._answers) + 1)  # first of all: the rest is done while it is on its way
 
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
             del self._answers[number]
@@ -179,7 +180,6 @@ class Link:
         self._answers[number] = (trio.lowlevel.current_task(), name)
         if self._deadlines.add(deadline_s, number):
             self._sleep.deadline = min(self._sleep.deadline, deadline_s)
-        self._flush_or_join(len(self._answers))
         answer: memoryview = await trio.lowlevel.wait_task_rescheduled(abort)
         return answer
 
