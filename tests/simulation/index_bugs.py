@@ -1,0 +1,90 @@
+"""Bugs to be planted, one at a time, to see that the simulation finds them. Each undoes one rule of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
+
+from meshhold.model.stamp import ZERO
+from meshhold.register.acceptor import TAKE, TAKEN, Acceptor
+from meshhold.register.lineage import Outcome
+from meshhold.replication import registers, seats
+from meshhold.replication.contract import Outdated
+from meshhold.replication.reading import RangeReading
+from meshhold.replication.registers import Registers
+from meshhold.replication.seats import Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One rule undone: `target`'s attribute `name` becomes what `make` makes of it."""
+
+    tells: str
+    target: Any
+    name: str
+    make: Callable[[Any], Any]
+
+
+def _settles_nothing(_: Any) -> Any:
+    async def settle(*_arguments: Any) -> None:
+        return None
+
+    return settle
+
+
+def _forgets_promises(init: Any) -> Any:
+    def forgetful(self: Acceptor, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        self._floor = ZERO
+
+    return forgetful
+
+
+def _takes_stale(_: Any) -> Any:
+    def accept(self: Acceptor, _name: Any, ballot: Any, accepted: Any, _now_ms: int) -> Any:
+        self.extend(self.horizon_for(ballot) or ZERO)
+        return TAKEN if ballot == accepted else TAKE
+
+    return accept
+
+
+def _answers_old_epochs(stance: Any) -> Any:
+    def lenient(self: Seats, vault: Any, epoch: int) -> Any:
+        refusal = stance(self, vault, epoch)
+        return None if isinstance(refusal, Outdated) else refusal
+
+    return lenient
+
+
+def _settles_no_list(_: Any) -> Any:
+    async def settle(_self: Any) -> bool:
+        return True
+
+    return settle
+
+
+BUGS: Final = {
+    "no-write-back": Bug("a read leaves what it saw on a minority", Registers, "_settle", _settles_nothing),
+    "no-horizon": Bug("a restart forgets promises", Acceptor, "__init__", _forgets_promises),
+    "stale-accept": Bug("an entry is taken in spite of a promise", Acceptor, "accept", _takes_stale),
+    "no-lineage": Bug(
+        "a retry does not look for itself", registers, "outcome", lambda _: lambda *_arguments: Outcome.NOT_YET
+    ),
+    "wiped-votes": Bug("a wiped replica votes at once", seats, "_is_live", lambda _: lambda *_arguments: True),
+    "old-epoch": Bug("a replica answers in an epoch that is over", Seats, "stance", _answers_old_epochs),
+    "list-unsettled": Bug("a listing shows one replica's rows", RangeReading, "settle", _settles_no_list),
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Have the bug of that name while the block runs; None is none. Errors: `KeyError`."""
+    if name is None:
+        yield
+        return
+    bug = BUGS[name]
+    with patch.object(bug.target, bug.name, bug.make(getattr(bug.target, bug.name))):
+        yield
