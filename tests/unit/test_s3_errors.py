@@ -29,7 +29,7 @@ def test_an_error_keeps_its_cause_and_its_class_of_status(kind: type[errors.Mesh
     if issubclass(kind, errors.RefusedError):
         assert 400 <= answer.status < 500
     else:
-        assert answer.status >= (409 if kind is errors.ContentionError else 500)
+        assert answer.status >= 500
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,32 @@ def test_an_error_keeps_its_cause_and_its_class_of_status(kind: type[errors.Mesh
         (errors.DigestMismatchError("x", "x-amz-content-sha256"), "XAmzContentSHA256Mismatch", 400),
         (errors.OverloadedError("x"), "SlowDown", 503),
         (errors.StorageFullError("x"), "ServiceUnavailable", 503),
-        (errors.ContentionError("x"), "ConditionalRequestConflict", 409),
+        (errors.ContentionError("x"), "SlowDown", 503),
+        (errors.NoMajorityError("x"), "ServiceUnavailable", 503),
+        (errors.UnknownOutcomeError("x"), "ServiceUnavailable", 503),
+        (errors.PeerUnreachableError("x"), "ServiceUnavailable", 503),
         (errors.ChunkCorruptError("x"), "InternalError", 500),
         (errors.SyncFailedError("x"), "InternalError", 500),
     ],
 )
 def test_an_error_has_the_code_that_s3_clients_know(error: errors.MeshHoldError, code: str, status: int) -> None:
     answer = to_s3(error)
+    assert (answer.code, answer.status) == (code, status)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (errors.ContentionError("x"), "ConditionalRequestConflict", 409),
+        (errors.NoMajorityError("x"), "ServiceUnavailable", 503),
+        (errors.UnknownOutcomeError("x"), "ServiceUnavailable", 503),
+        (errors.PreconditionFailedError("x", "If-Match"), "PreconditionFailed", 412),
+    ],
+)
+def test_a_conditional_write_that_others_overtook_is_a_conflict(
+    error: errors.MeshHoldError, code: str, status: int
+) -> None:
+    answer = to_s3(error, is_conditional=True)
     assert (answer.code, answer.status) == (code, status)
 
 

@@ -15,8 +15,10 @@ import trio
 from meshhold.admin.server import Dispatch, Progress
 from meshhold.admin.services import Access, Care, Members, Mesh, Status, Vaults
 from meshhold.errors import InvalidError, UnavailableError
+from meshhold.model.configuration import REPLICAS_MAX, Mode
 from meshhold.model.grant import parse_permissions
 from meshhold.model.token import SIZE_MAX
+from meshhold.registry.shape import FACTOR_MAX
 
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
@@ -25,16 +27,20 @@ WINDOW_S_MAX: Final = 30 * 86_400  # a key that was rotated because it leaked mu
 CAPACITY_MAX: Final = 2**60  # as in the configuration
 LABEL_LENGTH_MAX: Final = 64  # same, for name and zone
 _REQUIRED: Final = object()
-_KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false"}
+_KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
-    """`most` bounds a number, whose least value is 0, and a text's length; None leaves a number to its service."""
+    """`most` bounds a number, a text's length and how many texts a list has; None leaves a number to its service.
+
+    A list may also come as one text with commas.
+    """
 
     kind: type
     default: object = _REQUIRED
     most: int | None = None
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ _FLAG: Final = _Argument(bool, default=False)
 def make_dispatch(vaults: Vaults, access: Access, care: Care, status: Status, mesh: Mesh, members: Members) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
-    calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members)
+    calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members) | _index_calls(vaults, members)
     calls["status"] = _Call(_status(status, mesh), {})
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
@@ -84,14 +90,28 @@ def check_arguments(call: str, known: dict[str, _Argument], args: dict[str, Any]
             if argument.default is _REQUIRED:
                 raise InvalidError(f"{call} needs the argument {name!r}", f"give {_KINDS[argument.kind]}")
             value = argument.default
+        elif argument.kind is list:
+            value = _texts(call, name, value, argument.most or TEXT_LENGTH_MAX)
         elif type(value) is not argument.kind:  # a bool is an int to isinstance
             raise InvalidError(f"{call}: {name!r} is a {type(value).__name__}", f"give {_KINDS[argument.kind]}")
         elif isinstance(value, str):
             _check_text(call, name, value, argument.most or TEXT_LENGTH_MAX)
-        elif isinstance(value, int) and argument.most is not None and not 0 <= value <= argument.most:
-            raise InvalidError(f"{call}: {name!r} is out of range", f"use 0 to {argument.most}")
+        elif isinstance(value, int) and argument.most is not None and not argument.least <= value <= argument.most:
+            raise InvalidError(f"{call}: {name!r} is out of range", f"use {argument.least} to {argument.most}")
         checked[name] = value
     return checked
+
+
+def _texts(call: str, name: str, value: object, most: int) -> list[str]:
+    """Return a list of texts, split at commas where it came as one."""
+    found = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise InvalidError(f"{call}: {name!r} is no list of texts", f"give {_KINDS[list]}, or one text with commas")
+    if not 1 <= len(found) <= most or not all(found):
+        raise InvalidError(f"{call}: {name!r} names none, an empty one or too many", f"use 1 to {most}")
+    for each in found:
+        _check_text(call, name, each, TEXT_LENGTH_MAX)
+    return found
 
 
 def _check_text(call: str, name: str, value: str, most: int) -> None:
@@ -252,4 +272,35 @@ def _member_calls(members: Members) -> dict[str, _Call]:
         "vault.member_add": _Call(add, target | {"trusted": _Argument(bool, default=True)}),
         "vault.member_remove": _Call(remove, target),
         "vault.rotate_key": _Call(rotate, {"vault": _TEXT}),
+    }
+
+
+def _index_calls(vaults: Vaults, members: Members) -> dict[str, _Call]:
+    async def replicas(args: dict[str, Any], _progress: Progress) -> Any:
+        return await members.index_view(args["vault"])
+
+    async def set_vault(args: dict[str, Any], _progress: Progress) -> Any:
+        nodes, consistency, factor = (args[name] for name in ("index_replicas", "consistency", "replication_factor"))
+        if consistency is not None and consistency not in set(Mode):
+            raise InvalidError(f"consistency {consistency!r} is not known", f"use {' or '.join(Mode)}")
+        if nodes is None and consistency is None and factor is None:
+            raise InvalidError(
+                "vault.set: nothing to set",
+                "give index_replicas, consistency or replication_factor",
+            )
+        vault = (await vaults.view(args["vault"])).id
+        if nodes is not None or consistency is not None:
+            await members.set_index(vault, nodes, consistency)
+        if factor is not None:
+            await vaults.set_factor(vault, factor)
+        return await vaults.view(vault)
+
+    changes = {
+        "index_replicas": _Argument(list, None, REPLICAS_MAX),
+        "consistency": _OPTIONAL_TEXT,
+        "replication_factor": _Argument(int, None, FACTOR_MAX, 1),
+    }
+    return {
+        "vault.replicas": _Call(replicas, {"vault": _TEXT}),
+        "vault.set": _Call(set_vault, {"vault": _TEXT, **changes}),
     }

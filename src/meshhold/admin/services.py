@@ -29,6 +29,9 @@ class Vaults(Protocol):
     async def set_alias(self, ref: str, alias: str, /) -> Any:
         """Map a bucket name to the vault, `""` clears it; return its view. Errors: `AliasTakenError`."""
 
+    async def set_factor(self, ref: str, replication_factor: int, /) -> Any:
+        """Change on how many machines chunks are kept; return the vault's view."""
+
 
 class Access(Protocol):
     """Access keys and what they may do. A secret leaves it once, in the answer of `add_key`."""
@@ -136,7 +139,16 @@ class Members(Protocol):
         """Make a node a member; return its view. Errors: `ConflictError` if it is one already."""
 
     async def remove(self, vault: str, node: str, /) -> None:
-        """End a membership; after that of a trusted member the vault's keys are rotated."""
+        """End a membership; after that of a trusted member the vault's keys are rotated.
+
+        One that keeps the index is replaced first. Errors: `UnavailableError` while that is not done.
+        """
+
+    async def index_view(self, vault: str, /) -> Any:
+        """Return who keeps the vault's index: `replicas`, each with its state, `consistency`, what is under way."""
+
+    async def set_index(self, vault: str, replicas: Sequence[str] | None, consistency: str | None, /) -> bool:
+        """Choose the index replicas (`["auto"]`: by itself) and the mode; return whether that is done already."""
 
     async def rotate(self, vault: str, /) -> int:
         """Give the vault's keys a new epoch; return it."""

@@ -17,6 +17,7 @@ from meshhold.cli.output import (
     time_text,
 )
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.vault_index import ask_index, index_lines, set_vault
 from meshhold.cli.vault_members import MEMBER_COMMANDS
 from meshhold.errors import RefusedError
 
@@ -26,7 +27,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in MEMBER_COMMANDS:
+for _command in (*MEMBER_COMMANDS, set_vault):
     vault.add_command(_command)
 
 
@@ -57,8 +58,8 @@ def list_vaults(session: Session) -> None:
             v["id"][:SHORT_LENGTH],
             v["name"],
             shown_alias(v),
-            v["objects"],
-            size_text(v["bytes"]),
+            _count_text(v["objects"]),
+            _size_text(v["bytes"]),
             v["replication_factor"],
         )
         for v in vaults
@@ -75,21 +76,34 @@ def list_vaults(session: Session) -> None:
 def show(session: Session, vault_ref: str) -> None:
     """Show one vault."""
     found = session.call("vault.show", {"vault": vault_ref})
-    session.show(found, lambda: print_fields(_fields(found)))
+
+    def people() -> None:
+        print_fields(_fields(found))
+        print()
+        print("\n".join(index_lines(ask_index(session, found["id"]), vault_ref)))
+
+    session.show(found, people)
 
 
 def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
-    replicas = ", ".join(node[:SHORT_LENGTH] for node in found["index_replicas"])
     return [
         ("id", found["id"]),
         ("name", found["name"]),
         ("bucket", shown_alias(found)),
         ("created", time_text(found["created_ms"])),
         ("copies", found["replication_factor"]),
-        ("objects", found["objects"]),
-        ("size", size_text(found["bytes"])),
-        ("index replicas", replicas or "-"),
+        ("objects", _count_text(found["objects"])),
+        ("size", _size_text(found["bytes"])),
     ]
+
+
+def _count_text(count: int | None) -> str:
+    """Return a number of objects; `?` while no machine that knows it answers."""
+    return "?" if count is None else str(count)
+
+
+def _size_text(size: int | None) -> str:
+    return "?" if size is None else size_text(size)
 
 
 @vault.command()
@@ -108,7 +122,7 @@ def delete(session: Session, vault_ref: str, yes: bool, force: bool) -> None:
 
 
 def _confirmed(found: dict[str, Any]) -> bool:
-    what = f"{found['objects']} objects, {size_text(found['bytes'])}"
+    what = f"{_count_text(found['objects'])} objects, {_size_text(found['bytes'])}"
     question = f"delete vault {printable(found['name'])} ({found['id'][:SHORT_LENGTH]}, {what})?"
     try:
         return click.confirm(question, err=True)

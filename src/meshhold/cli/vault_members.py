@@ -8,11 +8,12 @@ import click
 
 from meshhold.cli.output import SHORT_LENGTH, print_table, printable
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.vault_index import LINEARIZABLE, IndexView, advice_lines, ask_index
 
 TRUSTED: Final = "trusted"
-_NOT_COPIED: Final = """\
-Objects are not copied to other nodes in this version: they stay where the vault's index is (see `meshhold vault show`),
-and only that node serves them. Keep a backup."""
+_LARGE_STAY: Final = """\
+In this version the content of objects above 16 KiB stays on the machine that they were put on: only names and metadata
+are copied. Keep a backup."""
 
 
 @click.command("members")
@@ -42,12 +43,45 @@ def add_member(session: Session, vault_ref: str, node_ref: str, untrusted: bool)
     made = session.call("vault.member_add", {"vault": vault_ref, "node": node_ref, "trusted": not untrusted})
 
     def people() -> None:
-        does = "knows its bucket, keys and grants" if made["role"] == TRUSTED else "can read nothing of it"
+        does = "serves its bucket" if made["role"] == TRUSTED else "can read nothing of it"
         role = "a trusted" if made["role"] == TRUSTED else "an untrusted"
         print(printable(f"{_named(made)} is {role} member of vault {vault_ref}: it {does}"))
-        click.echo(_NOT_COPIED, err=True)
+        if made["role"] == TRUSTED:
+            lines = _sharing_lines(session.call("vault.members", {"vault": vault_ref}), session, vault_ref, made)
+            click.echo("\n".join(map(printable, lines)), err=True)
+        click.echo(_LARGE_STAY, err=True)
 
     session.show(made, people)
+
+
+def _sharing_lines(members: list[dict[str, Any]], session: Session, vault_ref: str, new: dict[str, Any]) -> list[str]:
+    """Return what another trusted member means for the vault: who keeps the index now, and who must be up."""
+    view = ask_index(session, vault_ref)
+    if isinstance(view, str):
+        return [f"Who keeps its index is not known here: {view}"]
+    names = ", ".join(replica["name"] or replica["node_id"][:SHORT_LENGTH] for replica in view["replicas"])
+    lines = [f"Names, metadata and objects up to 16 KiB are kept by: {names}"]
+    if view["changing"]:
+        lines.append("That is being changed and goes on by itself; see: meshhold vault show " + vault_ref)
+    elif view["awaited"]:
+        lines.append(f"By {', '.join(view['awaited'])} too, by itself, as soon as it answers.")
+    elif not new["reliable"]:
+        lines.append(f"Not by {new['name']}, which is not reliable: it asks the others for them.")
+    if len([member for member in members if member["role"] == TRUSTED]) == 2:
+        lines += _second_lines(view, vault_ref)
+    return lines
+
+
+def _second_lines(view: IndexView, vault_ref: str) -> list[str]:
+    """Return what people must know when a vault gets its second machine, even before that keeps the index."""
+    if advice := advice_lines(view, vault_ref):
+        return advice
+    if view["consistency"] == LINEARIZABLE and view["awaited"]:
+        return [
+            "From then on both must be up: while one is off, the other can neither read nor write (503).",
+            f"A third machine ends that, since any two of three suffice: meshhold vault add-member {vault_ref} NODE",
+        ]
+    return []
 
 
 @click.command("remove-member")

@@ -1,17 +1,21 @@
-"""What a node does by itself, and when: sweep, collect, scrub. Knows the schedule; the work is the store's."""
+"""What a node does by itself, and when: collect, scrub, finish deletions. Knows when; the work is the store's."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
 
 from meshhold.errors import FatalError, MeshHoldError
+from meshhold.model.ids import NodeId
 from meshhold.node.assembly import Node
+from meshhold.registry.record import Kind, Record
 
 _LOG: Final = logging.getLogger("meshhold.node")
+DROP_AGAIN_S: Final = 60.0  # a full or failing disk is not mended sooner
 SETTLE_S: Final = 600.0  # after a start, apps come first
 COLLECT_EVERY_S: Final = 6 * 3600.0  # space comes back within a quarter of the grace
 SCRUB_EVERY_S: Final = 7 * 24 * 3600.0  # a disk's silent faults are found while other copies are young
@@ -23,6 +27,8 @@ async def run_chores(node: Node) -> NoReturn:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, "collect", COLLECT_EVERY_S, lambda: _collect(node))
         nursery.start_soon(_repeat, "scrub", SCRUB_EVERY_S, lambda: _scrub(node))
+        nursery.start_soon(_drop_deleted, node)
+        nursery.start_soon(node.members.run)
     raise AssertionError("chores run until cancelled")
 
 
@@ -36,6 +42,29 @@ async def _repeat(name: str, every_s: float, chore: Callable[[], Awaitable[None]
         except MeshHoldError as error:
             _LOG.error("%s did not finish: %s", name, error)
         await trio.sleep(every_s)
+
+
+async def _drop_deleted(node: Node) -> None:
+    """Drop what is left of a vault when its deletion arrives from another node; what fails is tried again later."""
+    arrived = trio.Event()
+
+    def listen(records: Sequence[Record], _source: NodeId | None) -> None:
+        if any(record.kind is Kind.VAULT and record.deleted for record in records):
+            arrived.set()
+
+    node.keeper.follow(listen)
+    while True:
+        arrived = trio.Event()
+        wait_s = math.inf
+        try:
+            await node.vaults.drop_deleted()
+        except FatalError:
+            raise
+        except MeshHoldError as error:
+            _LOG.error("a deleted vault is not gone from this disk yet: %s", error)
+            wait_s = DROP_AGAIN_S
+        with trio.move_on_after(wait_s):
+            await arrived.wait()
 
 
 async def _collect(node: Node) -> None:

@@ -29,6 +29,8 @@ _LOG: Final = logging.getLogger("meshhold.s3")
 _DRAIN_MAX: Final = 8 * 2**20  # of a refused body this much is read, so that the client gets to read the answer
 _DRAIN_S: Final = 2.0  # nor is a client that waits for the answer before it sends kept waiting for longer
 _NO_BODY: Final = frozenset((204, 304))
+_READS: Final = frozenset(("GET", "HEAD"))
+_CONDITIONS: Final = frozenset((b"if-match", b"if-none-match"))
 
 AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
 AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
@@ -235,7 +237,7 @@ class S3App:
         error: Exception,
         request_id: str,
     ) -> None:
-        answer = _as_answer(error, request_id)
+        answer = _as_answer(error, request_id, is_conditional=_is_conditional_write(scope))
         headers = self._answer_headers(request_id)  # not those of the answer that failed: they describe the object
         if answer.status >= 500:
             _LOG.warning("%s %s: %s", scope["method"], request_id, answer)
@@ -287,12 +289,17 @@ def _framing_refusal(why: str) -> S3Error:
     return S3Error("BadRequest", why, headers={"Connection": "close"})
 
 
-def _as_answer(error: Exception, request_id: str) -> S3Error:
+def _is_conditional_write(scope: dict[str, Any]) -> bool:
+    names = {name.lower() for name, _ in scope["headers"]}
+    return scope["method"] not in _READS and not _CONDITIONS.isdisjoint(names)
+
+
+def _as_answer(error: Exception, request_id: str, *, is_conditional: bool) -> S3Error:
     if isinstance(error, S3Error):
         return error
     if isinstance(error, MeshHoldError):
         if isinstance(error, IntegrityError):
             _LOG.error("damage found in request %s: %s", request_id, error)
-        return to_s3(error)
+        return to_s3(error, is_conditional=is_conditional)
     _LOG.error("unexpected error in request %s", request_id, exc_info=error)
     return S3Error("InternalError", f"We encountered an internal error; the log names it by request id {request_id}.")

@@ -70,5 +70,5 @@ async def _delete_one(door: Door, bucket: Bucket, target: DeleteTarget) -> S3Err
     except MeshHoldError as error:
         if isinstance(error, DeniedError):
             raise
-        return to_s3(error)
+        return to_s3(error, is_conditional=target.etag is not None)
     return None

@@ -132,19 +132,22 @@ _CODES: Final[dict[type[errors.MeshHoldError], str]] = {
     errors.IncompleteBodyError: "IncompleteBody",
     errors.UnavailableError: "ServiceUnavailable",
     errors.OverloadedError: "SlowDown",
-    errors.ContentionError: "ConditionalRequestConflict",
+    errors.ContentionError: "SlowDown",
 }
 
 
-def to_s3(error: errors.MeshHoldError) -> S3Error:
-    """Return the S3 answer for one of this program's errors.
+def to_s3(error: errors.MeshHoldError, *, is_conditional: bool = False) -> S3Error:
+    """Return the S3 answer for one of this program's errors. `is_conditional`: it met a write with a condition.
 
-    The message is the error's own (cause and fix). What is refused is 4xx, what may succeed later 503, damage 500.
+    The message is the error's own (cause and fix). What is refused is 4xx, what may succeed later 503, damage 500; a
+    conditional write that others kept overtaking is 409, as S3 answers it.
     """
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
     fields: dict[str, str] = {}
     if isinstance(error, errors.AliasTakenError) and error.owned:
         code = "BucketAlreadyOwnedByYou"
+    elif isinstance(error, errors.ContentionError) and is_conditional:
+        code = "ConditionalRequestConflict"
     elif isinstance(error, errors.PreconditionFailedError):
         fields["Condition"] = error.condition
     elif isinstance(error, errors.DigestMismatchError) and error.header.lower() == "x-amz-content-sha256":
