@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,14 +15,13 @@ from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.crypto.identity import Identity
 from meshhold.index.sqlite import SqliteIndex, open_index
 from meshhold.model.entry import Checksums, ObjectVersion, Upload
-from meshhold.model.ids import NodeId, VaultId
+from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import Clock
+from meshhold.node.index_keeping import IndexKeeping, Surroundings
 from meshhold.replication.collector import Collector
 from meshhold.replication.contract import Replica
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.registers import Registers
-from meshhold.replication.replica import LocalReplica
 from meshhold.replication.seats import Seats
 from meshhold.replication.writer import ChunkWriter
 from meshhold.sealing.content import PartRow
@@ -111,12 +111,11 @@ def nobody_else(node: NodeId) -> Replica:
     raise AssertionError(f"a node alone asks for the replica of {node}")
 
 
-class NoSweep:
-    async def sweep(self, _vault: str, _older_than_ms: int) -> int:
-        return 0
+class Nobody:
+    """Stands for the mesh of a node alone."""
 
-    def round_ended(self, _vault: str) -> bool:
-        return True
+    async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
+        raise AssertionError(f"a node alone calls {peer}: {name}, {body}, {timeout_s}")
 
 
 class StoreKit:
@@ -131,8 +130,18 @@ class StoreKit:
         self.keeper = RecordKeeper(index, self.clock, wall.now_ms)
         self.directory = Directory(identity, self.keeper, self.clock, wall.now_ms)
         self.seats = Seats(identity.node_id, index)
-        self.replica = LocalReplica(index, self.seats, self.clock, wall.now_ms, node=identity.stamp_node)
-        self.registers = Registers(self.replica, self.seats, nobody_else, self.clock, wall.now_ms)
+        around = Surroundings(
+            peers=Nobody(),
+            linked=list,
+            vaults=lambda: list(self.directory.by_id),
+            may_ask=lambda _vault, _node: False,
+            name_of=short_id,
+            publish=self.directory.publish,
+            chance=random.Random(1),
+        )
+        self.keeping = IndexKeeping(index, self.seats, self.clock, wall.now_ms, around, stamp_node=identity.stamp_node)
+        self.replica = self.keeping.replica
+        self.registers = self.keeping.registers
         self.writer = ChunkWriter(chunks, run_inline, now_s=wall.now_s)
         self.reader = ChunkReader(chunks, run_inline)
         self.gates = Gates()
@@ -151,7 +160,7 @@ class StoreKit:
             self.reader,
             self.collector,
             run_inline,
-            tombstones=NoSweep(),
+            tombstones=self.keeping.tombstones,
             grace_s=GRACE_S,
             new_salt=lambda: b"salt" * 6,
         )

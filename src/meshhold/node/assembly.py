@@ -6,6 +6,7 @@ Everything is opened inside one async context manager, so that a test assembles 
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,19 +23,16 @@ from meshhold.config import Config
 from meshhold.crypto.identity import Identity
 from meshhold.crypto.random import new_salt
 from meshhold.index.sqlite import open_index
-from meshhold.model.ids import VaultId, short_id
+from meshhold.model.ids import short_id
 from meshhold.model.stamp import Clock
 from meshhold.node.identity_file import load_identity
+from meshhold.node.index_keeping import IndexKeeping, Surroundings
 from meshhold.node.index_replicas import founded_here, is_trusted_member, told_configuration
 from meshhold.node.mesh import Mesh
 from meshhold.replication.collector import Collector
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.registers import Registers
-from meshhold.replication.remote_replica import RemoteReplica
-from meshhold.replication.replica import LocalReplica
-from meshhold.replication.replica_service import ReplicaService
 from meshhold.replication.seats import Seats
 from meshhold.replication.writer import ChunkWriter
 from meshhold.s3.door import Door, Settings
@@ -70,8 +68,7 @@ class Node:
     members: Members
     mesh: Mesh
     door: Door
-    replica: LocalReplica
-    registers: Registers
+    keeping: IndexKeeping
     chunks: ChunkStore
     started_s: float
     s3_addr: str = ""
@@ -90,7 +87,7 @@ class Node:
             "disk_total": usage.total,
             "disk_free": usage.free,
             "vaults": len(self.directory.by_id),
-            "objects": sum(self.replica.index.counts(vault).objects for vault in self.directory.by_id),
+            "objects": sum(self.keeping.replica.index.counts(vault).objects for vault in self.directory.by_id),
             "mesh": self.mesh.summary(),
         }
 
@@ -120,28 +117,28 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
         room = IndexRoom(partial(_free_bytes, data_dir), index.reusable_bytes)
         seats = Seats(identity.node_id, index, partial(told_configuration, keeper.registry))
         await seats.found_earlier(founded_here(keeper.registry, identity.node_id))
-        replica = LocalReplica(index, seats, clock, now_ms, node=identity.stamp_node, check_room=room.check)
         nodes = Nodes(identity, directory, keeper)
         mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms)
-        registers = Registers(replica, seats, partial(RemoteReplica, mesh), clock, now_ms, name_of=nodes.name_of)
-        mesh.serve(ReplicaService(replica, partial(is_trusted_member, keeper.registry)).register)
-        yield _assemble(
-            config, identity, keeper, directory, nodes, mesh, replica, registers, chunks, clock, run_blocking
+        around = Surroundings(
+            peers=mesh,
+            linked=mesh.linked,
+            vaults=lambda: list(directory.by_id),
+            may_ask=partial(is_trusted_member, keeper.registry),
+            name_of=nodes.name_of,
+            publish=directory.publish,
+            chance=random.Random(os.urandom(16)),  # noqa: S311 - spreads retries, guards nothing
         )
+        keeping = IndexKeeping(
+            index, seats, clock, now_ms, around, stamp_node=identity.stamp_node, check_room=room.check
+        )
+        mesh.serve(keeping.register, keeping.sync.greet)
+        yield _assemble(config, identity, keeper, directory, nodes, mesh, keeping, chunks, clock, run_blocking)
 
 
 def _free_bytes(folder: Path) -> int:
     """Return what the folder's file system has free for this process."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
-
-
-class _NoSweep:
-    async def sweep(self, vault: VaultId, older_than_ms: int) -> int:
-        return 0
-
-    def round_ended(self, vault: VaultId) -> bool:
-        return True
 
 
 def _assemble(
@@ -151,12 +148,12 @@ def _assemble(
     directory: Directory,
     nodes: Nodes,
     mesh: Mesh,
-    replica: LocalReplica,
-    registers: Registers,
+    keeping: IndexKeeping,
     chunks: ChunkStore,
     clock: Clock,
     run_blocking: RunBlocking,
 ) -> Node:
+    registers = keeping.registers
     writer = ChunkWriter(chunks, run_blocking)
     reader = ChunkReader(chunks, run_blocking)
     gates = Gates()
@@ -173,7 +170,7 @@ def _assemble(
         reader,
         collector,
         run_blocking,
-        tombstones=_NoSweep(),
+        tombstones=keeping.tombstones,
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
     )
@@ -191,8 +188,7 @@ def _assemble(
         members=Members(directory, vaults, nodes),
         mesh=mesh,
         door=door,
-        replica=replica,
-        registers=registers,
+        keeping=keeping,
         chunks=chunks,
         started_s=time.time(),
     )

@@ -94,11 +94,13 @@ class Mesh:
         self._dirty = False
         self._mapped: str | None = None
         self._services: list[Callable[[Dispatch], None]] = []
+        self._greeters: list[Callable[[NodeId], None]] = []
         keeper.follow(self._on_records)
 
-    def serve(self, register: Callable[[Dispatch], None]) -> None:
-        """Let peers ask what `register` adds to the table of calls, whenever this node is in a mesh."""
+    def serve(self, register: Callable[[Dispatch], None], greet: Callable[[NodeId], None]) -> None:
+        """Let peers ask what `register` adds to the table of calls, and `greet` each whenever a link to it opens."""
         self._services.append(register)
+        self._greeters.append(greet)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -144,6 +146,8 @@ class Mesh:
             gossip.watch(event)
             if isinstance(event, LinkOpened) and self._tasks is not None:
                 self._tasks.start_soon(self._sync.compare, self, event.link.peer)
+                for greet in self._greeters:
+                    greet(event.link.peer)
 
         async with (
             open_peering(

@@ -86,7 +86,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)
             background.start_soon(node.mesh.run)
-            background.start_soon(node.registers.run)
+            background.start_soon(node.keeping.run)
             gc.collect()
             gc.freeze()  # what start-up made lives until the end: no later collection needs to walk it
             notify(READY)

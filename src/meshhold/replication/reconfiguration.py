@@ -122,6 +122,10 @@ class Reconfiguration:
                 await self._begin(vault, current, current.begin_change(nodes, mode))
         raise ConflictError("others keep changing the index replicas of this vault", "see `meshhold vault show`")
 
+    async def current(self, vault: VaultId) -> Configuration:
+        """Return what is in force, as a quorum of the replicas tells. Errors: `NoMajorityError`."""
+        return await self._read(vault)
+
     async def _check_newcomers(self, vault: VaultId, current: Configuration, nodes: Sequence[NodeId]) -> None:
         """Errors: `UnavailableError` if a node that is to join does not answer: the change could not be ended."""
         for node in nodes:
