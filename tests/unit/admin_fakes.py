@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from tests.unit.mesh_fakes import FakeMembers, FakeMesh
+from tests.unit.mesh_fakes import FakeMembers, FakeMesh, node_id
 
 from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
@@ -27,9 +27,13 @@ class VaultView:
     alias: str = ""
     created_ms: int = 1_700_000_000_000
     replication_factor: int = 3
-    objects: int = 0
-    bytes: int = 0
-    index_replicas: tuple[str, ...] = ("nodeaaaa",)
+    objects: int | None = 0
+    bytes: int | None = 0
+    index_replicas: tuple[str, ...] = (node_id("a"),)
+    consistency: str = "linearizable"
+    index_changing: bool = False
+    index_pinned: bool = False
+    votes: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,11 @@ class FakeNode:
 
     async def set_alias(self, ref: str, alias: str) -> VaultView:
         found = replace(self._find(ref), alias=alias)
+        self.vaults[found.id] = found
+        return found
+
+    async def set_factor(self, ref: str, replication_factor: int) -> VaultView:
+        found = replace(self._find(ref), replication_factor=replication_factor)
         self.vaults[found.id] = found
         return found
 

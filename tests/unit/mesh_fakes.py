@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshhold.admin.services import NodeView
-from meshhold.errors import ConflictError, InvalidError, NotFoundError
+from meshhold.errors import ConflictError, InvalidError, NoMajorityError, NotFoundError
 from meshhold.model.ids import NodeId, encode_id
 from meshhold.model.token import Token, decode_token, encode_token
 
@@ -101,13 +101,67 @@ class MemberView:
     reliable: bool
 
 
+@dataclass(frozen=True)
+class ReplicaView:
+    node_id: str
+    name: str
+    zone: str
+    reliable: bool
+    state: str = "votes"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class IndexView:
+    consistency: str = "linearizable"
+    pinned: bool = False
+    changing: bool = False
+    replicas: tuple[ReplicaView, ...] = ()
+    leaving: tuple[ReplicaView, ...] = ()
+    awaited: tuple[str, ...] = ()
+    error: str = ""
+    modes: tuple[str, ...] = ("linearizable",)
+
+
 class FakeMembers:
-    """The members of one vault, `photos`: at first this node alone."""
+    """The members of one vault, `photos`: at first this node alone. Reliable ones keep its index, as far as awake.
+
+    `lost`: nobody knows who keeps it. `asleep`: names of nodes that cannot be asked.
+    """
 
     def __init__(self, mesh: FakeMesh) -> None:
         self._mesh = mesh
         self.found = [self._view("attic", "trusted")]
         self.epoch = 1
+        self.asleep: set[str] = set()
+        self.index = IndexView()
+        self.keepers: list[str] | None = None
+        self.lost = False
+
+    async def index_view(self, _vault: str) -> IndexView:
+        if self.lost:
+            raise NoMajorityError("this node does not know yet who keeps the index", "retry in a moment")
+        names = [m.name for m in self.found if m.role == "trusted" and m.reliable] if self.keepers is None else None
+        awake = [name for name in names or self.keepers or () if name not in self.asleep]
+        return replace(
+            self.index,
+            pinned=self.keepers is not None,
+            replicas=tuple(self._replica(name) for name in awake),
+            awaited=tuple(name for name in names or () if name in self.asleep),
+        )
+
+    def _replica(self, name: str) -> ReplicaView:
+        node = self._mesh.node(name)
+        return ReplicaView(node.id, node.name, node.zone, node.reliable)
+
+    async def set_index(self, _vault: str, replicas: list[str] | None, consistency: str | None) -> bool:
+        if replicas is not None:
+            self.keepers = None if replicas == ["auto"] else [self._mesh.node(name).name for name in replicas]
+        if consistency is not None:
+            if consistency not in self.index.modes:
+                raise InvalidError(f"consistency {consistency} is not offered by this version", "use linearizable")
+            self.index = replace(self.index, consistency=consistency)
+        return True
 
     def _view(self, ref: str, role: str) -> MemberView:
         node = self._mesh.node(ref)

@@ -94,6 +94,20 @@ async def test_rotation_takes_its_window() -> None:
     assert node.mesh.windows == [3600]
 
 
+async def test_a_vault_is_set_in_one_call() -> None:
+    node = FakeNode()
+    made = await node.create("photos")
+    call = node.dispatch()
+    found = await call("vault.set", {"vault": "photos", "index_replicas": "attic, cellar"}, quiet)
+    assert (found.id, node.members.keepers) == (made.id, ["attic", "cellar"])
+    args = {"vault": "photos", "index_replicas": ["cellar"], "consistency": "linearizable", "replication_factor": 2}
+    assert (await call("vault.set", args, quiet)).replication_factor == 2
+    shown = await call("vault.replicas", {"vault": "photos"}, quiet)
+    assert ([replica.name for replica in shown.replicas], shown.pinned) == (["cellar"], True)
+    await call("vault.set", {"vault": "photos", "index_replicas": "auto"}, quiet)
+    assert node.members.keepers is None
+
+
 @pytest.mark.parametrize(
     ("call", "args", "message"),
     [
@@ -110,6 +124,17 @@ async def test_rotation_takes_its_window() -> None:
         ("node.set", {"name": "a\x1b[2J"}, "has a control character"),
         ("node.set", {"color": "red"}, "has no argument 'color' (it takes: name, zone, capacity, reliable)"),
         ("node.show", {"node": "shed"}, "no node is called 'shed'"),
+        ("vault.set", {"vault": "photos"}, "nothing to set (give index_replicas"),
+        ("vault.set", {"vault": "photos", "index_replicas": 5}, "'index_replicas' is no list of texts"),
+        ("vault.set", {"vault": "photos", "index_replicas": ["a", 5]}, "'index_replicas' is no list of texts"),
+        ("vault.set", {"vault": "photos", "index_replicas": []}, "names none, an empty one or too many (use 1 to 7)"),
+        ("vault.set", {"vault": "photos", "index_replicas": "a,,b"}, "names none, an empty one or too many"),
+        ("vault.set", {"vault": "photos", "index_replicas": ["a"] * 8}, "names none, an empty one or too many"),
+        ("vault.set", {"vault": "photos", "index_replicas": ["a\n"]}, "has a control character"),
+        ("vault.set", {"vault": "photos", "consistency": "eventual"}, "use linearizable or available"),
+        ("vault.set", {"vault": "photos", "replication_factor": 0}, "is out of range (use 1 to 16)"),
+        ("vault.set", {"vault": "photos", "replication_factor": 17}, "is out of range (use 1 to 16)"),
+        ("vault.set", {"vault": "photos", "index_replicas": "attic"}, "no vault is called 'photos'"),
         ("vault.member_add", {"vault": "photos"}, "needs the argument 'node'"),
         ("vault.member_add", {"vault": "photos", "node": "cellar", "trusted": "no"}, "'trusted' is a str"),
     ],

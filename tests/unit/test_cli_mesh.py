@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,23 +280,48 @@ def test_swarm_rotate(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -
 # -- vaults ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("node")
-def test_sharing_a_vault_says_that_objects_are_not_copied(typed: Typed) -> None:
+def test_sharing_a_vault_says_what_two_machines_mean(node: FakeNode, typed: Typed) -> None:
     header, row = typed("vault", "members", "photos")[1].splitlines()
     assert header.split() == ["ID", "NAME", "ROLE", "ZONE", "RELIABLE"]
     assert row.split() == [node_id("a")[:8], "attic", "trusted", "home", "yes"]
     _, out, err = typed("vault", "add-member", "photos", "cellar")
     assert out.startswith(f"cellar ({node_id('b')[:8]}) is a trusted member of vault photos")
-    assert "Objects are not copied to other nodes" in err
+    assert "Names, metadata and objects up to 16 KiB are kept by: attic, cellar\n" in err
+    assert "Both attic and cellar must be up" in err
+    assert "A third machine ends that" in err
+    assert "--consistency available" not in err  # while this version refuses it
+    assert "the content of objects above 16 KiB stays on the machine that they were put on" in err
     _, out, err = typed("vault", "remove-member", "photos", "cellar")
     assert out == f"cellar ({node_id('b')[:8]}) is no member of vault photos any more\n"
     assert "cannot open what is written from now on" in err
+    node.members.index = replace(node.members.index, modes=("linearizable", "available"))
+    assert "meshhold vault set photos --consistency available\n" in typed("vault", "add-member", "photos", "cellar")[2]
+
+
+def test_a_new_member_that_sleeps_is_awaited(node: FakeNode, typed: Typed) -> None:
+    node.members.asleep = {"cellar"}
+    code, _, err = typed("vault", "add-member", "photos", "cellar")
+    assert code == 0
+    assert "are kept by: attic\nBy cellar too, by itself, as soon as it answers.\n" in err
+    assert "From then on both must be up" in err
+    node.members.lost = True
+    node.mesh.views[2] = replace(node.mesh.views[2], reliable=True)
+    assert "not known here: this node does not know yet" in typed("vault", "add-member", "photos", "laptop")[2]
+
+
+def test_an_unreliable_member_keeps_no_index(node: FakeNode, typed: Typed) -> None:
+    err = typed("vault", "add-member", "photos", "laptop")[2]
+    assert "Not by laptop, which is not reliable" in err
+    assert "must be up" not in err
+    node.members.index = replace(node.members.index, changing=True)
+    assert "goes on by itself; see: meshhold vault show photos" in typed("vault", "add-member", "photos", "cellar")[2]
 
 
 def test_an_untrusted_member_stores_ciphertext(typed: Typed, asked: Callable[..., Any], node: FakeNode) -> None:
     _, out, err = typed("vault", "add-member", "photos", "cellar", "--untrusted")
     assert out.endswith("is an untrusted member of vault photos: it can read nothing of it\n")
-    assert "not copied" in err
+    assert "Keep a backup." in err
+    assert "are kept by" not in err
     assert [member["role"] for member in asked("vault", "members", "photos")] == ["trusted", "untrusted"]
     assert typed("vault", "add-member", "photos", "cellar", "--untrusted")[0] == 1
     gone = asked("vault", "remove-member", "photos", "cellar")

@@ -78,7 +78,7 @@ class RollCall:
             if isinstance(answer, Absent):
                 return "refilling", answer.reason
             return "refilling", "it goes by another configuration at the moment"
-        return "silent", "it does not answer"
+        return "silent", ""
 
     async def silent(self, vault: VaultId, nodes: Collection[NodeId], patience_s: float) -> set[NodeId]:
         """Return those of `nodes` that cannot be asked of this vault; a new member may be a little late to know it."""
