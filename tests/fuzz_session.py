@@ -8,7 +8,7 @@ from now on is served, gets its pings answered, and brings the session to its en
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from tests.fuzz_frames import BLOB, LIMITS, call_payload, make_good, make_greeting, make_odd
@@ -48,6 +48,7 @@ class Program:
         self.to_answer: list[int] = []
         self.streams: dict[int, bool] = {}  # not ended or reset by this side → no data waits to be sent
         self.listening: set[int] = set()  # streams on which the other side may still say something
+        self.broken: set[int] = set()
         self.unused: deque[tuple[int, int]] = deque()
         self.control_max = 0
         """Control frames that this program's wishes may have left waiting."""
@@ -72,6 +73,7 @@ class Program:
             case StreamEnded(stream):
                 self.listening.remove(stream)
             case StreamReset(stream):
+                self.broken.add(stream)
                 self.listening.discard(stream)  # after its end, too: then it tells that nobody reads any more
                 if stream in self.streams:
                     self.streams[stream] = True
@@ -105,7 +107,9 @@ class Program:
             case 6 | 7 if self.streams:
                 stream = rng.choice(list(self.streams))
                 if self.streams[stream]:
-                    self.streams[stream] = not session.send_data(stream, BLOB[: rng.choice((1, 300, 50_000))])
+                    is_taken = session.send_data(stream, BLOB[: rng.choice((1, 300, 50_000))])
+                    assert not (is_taken and stream in self.broken), "data is sent to whom does not take it"
+                    self.streams[stream] = not is_taken
             case 8 if self.streams:
                 stream = next(iter(self.streams))
                 self.let_go(stream, is_broken=not self.streams[stream] or rng.random() < 0.5)
@@ -192,10 +196,15 @@ class Conversation:
         theirs = sum(number % 2 != streams._last_ours % 2 for number in streams._open)
         assert theirs == streams._theirs <= LIMITS.streams
         assert len(streams._open) - theirs == streams._ours
-        unused = sum(max(size, DATA_COST_MIN) for _, size in self.program.unused)
+        unused = Counter[int]()
+        for number, size in self.program.unused:
+            unused[number] += max(size, DATA_COST_MIN)
         assert streams._window >= 0
-        assert streams._window + streams._owed + unused == LIMITS.connection_window
-        assert all(0 <= stream.window <= LIMITS.stream_window for stream in streams._open.values())
+        assert streams._window + streams._owed + unused.total() == LIMITS.connection_window
+        for number, stream in streams._open.items():
+            assert stream.window >= 0
+            if not stream.in_done and not stream.was_reset:
+                assert stream.window + stream.owed + unused[number] == LIMITS.stream_window
 
     def end_in_order(self) -> None:
         """Behave from now on: the session serves once more, and ends."""
