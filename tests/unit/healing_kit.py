@@ -184,10 +184,14 @@ class Mesh:
 
     async def add(self) -> Node:
         """Let one more node begin, without a seat."""
+        node = await self._make()
+        self._begin(node)
+        return node
+
+    async def _make(self) -> Node:
         number = len(self.nodes)
         self._indexes[number] = await self._nursery.start(_hold_index)
         self.nodes.append(node := Node(self, number, self._indexes[number]))
-        self._begin(node)
         return node
 
     async def restart(self, number: int, *, wiped: bool = False) -> Node:
@@ -215,11 +219,12 @@ class Mesh:
 
     async def found(self, count: int) -> list[Node]:
         """Let `count` nodes keep the index together from its beginning."""
-        nodes = [await self.add() for _ in range(count)]
+        nodes = [await self._make() for _ in range(count)]
         configuration = found_configuration([node.node for node in nodes])
         for node in nodes:
             await node.seats.adopt(VAULT, configuration)
             await node.seats.enrol(VAULT, 1)
+            self._begin(node)
         return nodes
 
     def pass_ms(self, ms: int) -> None:
