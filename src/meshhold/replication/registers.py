@@ -43,7 +43,7 @@ DEADLINE_S: Final = 10.0
 """A client's own time-out is rarely below half a minute; ten seconds of lost races mean that waiting does not help."""
 BACK_OFF_FIRST_S: Final = 0.005
 BACK_OFF_MAX_S: Final = 0.5
-NO_MAJORITY_S: Final = 4.0
+NO_MAJORITY_S: Final = 3.0
 """So long a round is tried again while too few replicas answer: a node starts, or a link returns, within less."""
 EARLY_S: Final = 20.0
 """An early promise that is older is asked for anew: other writers may have come since."""

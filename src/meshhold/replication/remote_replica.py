@@ -14,7 +14,7 @@ from meshhold.register.rounds import Answer
 from meshhold.replication import replica_wire as wire
 from meshhold.replication.contract import Interval, Listing, Refusal, Register, Scan
 
-CALL_S: Final = 2.5
+CALL_S: Final = 2.0
 """A replica answers within milliseconds and makes an entry durable within tens; a disk that takes seconds is as good as
 down, and the other replicas go on without it."""
 _INTERVALS_SIZE_MAX: Final = 128 * 1024

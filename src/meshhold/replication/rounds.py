@@ -22,7 +22,7 @@ from meshhold.model.ids import NodeId, VaultId, encode_id, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.acceptor import Skewed, Stale
 from meshhold.register.rounds import NOTHING, Answer, judge
-from meshhold.replication.contract import Absent, Refusal, Register, Replica
+from meshhold.replication.contract import Absent, Outdated, Refusal, Register, Replica
 from meshhold.replication.panel import Panel, Poll
 from meshhold.replication.seats import Seats
 
@@ -95,7 +95,7 @@ class Rounds:
                 return Sight(configuration, answer, chosen=True)
         poll: Poll[Answer] = Poll(configuration)
         known = await self._ask_local(poll, name, lambda local: local.prepare(epoch, name, ballot, ZERO))
-        if not poll.has_quorum and not poll.refusals:
+        if not poll.has_quorum and not any(isinstance(each, Stale | Outdated) for each in poll.refusals.values()):
             await self.panel.ask(poll, name.vault, lambda replica: replica.prepare(epoch, name, ballot, known))
         return await self._conclude(name, poll)
 
