@@ -40,11 +40,13 @@ from meshhold.store.access import Access
 from meshhold.store.care import Care
 from meshhold.store.directory import Directory
 from meshhold.store.gates import Gates
+from meshhold.store.index_replicas import IndexReplicas
 from meshhold.store.listing import Listing
 from meshhold.store.members import Members
 from meshhold.store.nodes import Nodes
 from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
+from meshhold.store.roll_call import RollCall
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
 
@@ -66,6 +68,7 @@ class Node:
     care: Care
     uploads: Uploads
     members: Members
+    index_replicas: IndexReplicas
     mesh: Mesh
     door: Door
     keeping: IndexKeeping
@@ -174,6 +177,8 @@ def _assemble(
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
     )
+    roll_call = RollCall(nodes, registers.replica)
+    index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)
     settings = Settings(region=config.s3.region, put_size_max=config.s3.max_put_bytes)
     door = Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms)
     return Node(
@@ -185,7 +190,8 @@ def _assemble(
         access=access,
         care=care,
         uploads=uploads,
-        members=Members(directory, vaults, nodes),
+        members=Members(directory, vaults, nodes, index_replicas),
+        index_replicas=index_replicas,
         mesh=mesh,
         door=door,
         keeping=keeping,

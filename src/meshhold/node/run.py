@@ -87,6 +87,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
             background.start_soon(run_chores, node)
             background.start_soon(node.mesh.run)
             background.start_soon(node.keeping.run)
+            background.start_soon(node.index_replicas.run)
             gc.collect()
             gc.freeze()  # what start-up made lives until the end: no later collection needs to walk it
             notify(READY)

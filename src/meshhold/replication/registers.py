@@ -30,7 +30,7 @@ from meshhold.model.entry import Entry, Space, Value, decode_entry
 from meshhold.model.ids import NodeId, OpId, VaultId, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.lineage import Outcome, outcome, succeed
-from meshhold.replication.contract import Register, Replicas
+from meshhold.replication.contract import Register, Replica, Replicas
 from meshhold.replication.panel import Panel
 from meshhold.replication.reading import Reading, Scanning
 from meshhold.replication.replica import LocalReplica
@@ -127,6 +127,10 @@ class Registers:
     async def run(self) -> NoReturn:
         """Carry rounds to other nodes, until cancelled."""
         await self._panel.run()
+
+    def replica(self, node: NodeId) -> Replica:
+        """Return the replica of a node, this one's too."""
+        return self._panel.replica(node)
 
     # -- one register -------------------------------------------------------------------------------------------------
 
