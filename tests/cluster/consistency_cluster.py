@@ -125,8 +125,8 @@ class Cluster:
         self.key = first.call("key.add", label="clients")
         first.call("grant.set", access_key_id=self.key["access_key_id"], vault="shared", permissions="rw")
         wait_until(self._all_know, RECOVERY_S, "all nodes know the vault and the key")
-        if self.replicas > 1:
-            self.set_replicas(self.nodes[: self.replicas])
+        self.set_replicas(self.nodes[: self.replicas], first)
+        wait_until(lambda: self.all_vote(self.replicas), RECOVERY_S, "all replicas vote")
         self.open_doors()
         self.wait_serving()
 
@@ -135,16 +135,18 @@ class Cluster:
         self.history = History()
         self.doors = [Door(node, self.key, BUCKET, self.history) for node in self.nodes]
 
-    def set_replicas(self, keepers: Sequence[ClockedNode], through: ClockedNode | None = None) -> None:
+    def set_replicas(self, keepers: Sequence[ClockedNode], through: ClockedNode) -> None:
         """Let these nodes keep the index from now on. Errors: `MeshHoldError`."""
-        names = ",".join(node.name for node in keepers)
-        (through or keepers[0]).call("vault.set", vault="shared", index_replicas=names)
+        through.call("vault.set", vault="shared", index_replicas=[node.name for node in keepers])
 
-    def keepers(self, asked: ClockedNode) -> set[str]:
-        """Return the names of the nodes that keep the index, as one node believes."""
-        ids: list[str] = asked.call("vault.show", vault="shared")["index_replicas"]
-        names = {view["id"]: name for name, view in asked.nodes().items()}
-        return {name for known, name in names.items() if any(known.startswith(part) for part in ids)}
+    def all_vote(self, count: int) -> bool:
+        """Tell whether `count` nodes keep the index, all of them take part, and no change is under way."""
+        for node in self.up():
+            with suppress(MeshHoldError):
+                view = node.call("vault.replicas", vault="shared")
+                states = [replica["state"] for replica in view["replicas"]]
+                return states == ["votes"] * count and not view["changing"]
+        return False
 
     def _all_know(self) -> bool:
         path = f"/{BUCKET}?list-type=2"
@@ -169,14 +171,6 @@ class Cluster:
     def skew(self, node: ClockedNode, skew_s: float) -> None:
         """Set a node's clock wrong by so much, beside what all clocks of the cluster are off."""
         node.set_clock(self.base_s + skew_s)
-
-    def votes(self, node: ClockedNode) -> bool:
-        """Tell whether a node's replica takes part, as far as it says."""
-        try:
-            view = node.call("vault.show", vault="shared")
-        except MeshHoldError:
-            return False
-        return bool(view.get("votes", True))
 
     def add_member(self, node: ClockedNode) -> bool:
         """Make a node a trusted member, through whichever node does it; tell whether it is one."""

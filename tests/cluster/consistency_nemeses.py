@@ -230,7 +230,7 @@ def wipe_one_after_the_other(cluster: Cluster, rng: random.Random) -> Strike | N
 
     A majority of the replicas has then lost what it held, one by one: what was filled again is all there is.
     """
-    if len(cluster.wiped) >= 2 or not all(cluster.votes(node) for node in cluster.nodes):
+    if len(cluster.wiped) >= 2 or not cluster.all_vote(len(cluster.nodes)):
         return None
     victim = rng.choice([node for node in cluster.up() if node not in cluster.wiped])
     strike = _wipe(cluster, victim, rng)
