@@ -1,4 +1,4 @@
-"""Nodes that keep one index together and heal each other: real parts on indexes in memory, a wall clock that tests turn.
+"""Nodes that keep one index together and heal each other: real parts on indexes in memory, under one wall clock.
 
 Calls go to the other node's handlers through the codec. `Mesh.cut` takes a node off the network; `Mesh.restart` makes a
 node anew over what was durable, `Mesh.wipe` over nothing.

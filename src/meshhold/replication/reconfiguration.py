@@ -105,11 +105,12 @@ class Reconfiguration:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     async def change(self, vault: VaultId, nodes: Sequence[NodeId], mode: Mode = Mode.LINEARIZABLE) -> Configuration:
-        """Let these nodes keep the vault's index from now on; return the stable configuration that is then in force.
+        """Let these nodes keep the vault's index from now on; return the stable configuration that this led to.
 
-        A change that is under way is ended first. Errors: `InvalidError`; `UnavailableError` if a new node does not
-        answer (nothing is changed); `NoMajorityError` and `UnavailableError` name who is missing, and tell whether the
-        change goes on by itself; `ConflictError` if others kept changing it.
+        Somebody else's next change may have followed already; one that is under way before is ended first.
+        Errors: `InvalidError`; `UnavailableError` if a new node does not answer (nothing is changed); `NoMajorityError`
+        and `UnavailableError` name who is missing, and tell whether the change goes on by itself; `ConflictError` if
+        others kept changing it.
         """
         if not 0 < len(nodes) <= REPLICAS_MAX or len(set(nodes)) != len(nodes):
             raise InvalidError(f"{len(nodes)} index replicas were named", f"name 1 to {REPLICAS_MAX}, each once")
@@ -119,7 +120,10 @@ class Reconfiguration:
                 if set(current.members) == set(nodes) and current.mode is mode:
                     return current
                 await self._check_newcomers(vault, current, nodes)
-                await self._begin(vault, current, current.begin_change(nodes, mode))
+                joint = current.begin_change(nodes, mode)
+                if await self._begin(vault, current, joint):
+                    await self._finish(vault, self._patience_s)
+                    return joint.end_change()
         raise ConflictError("others keep changing the index replicas of this vault", "see `meshhold vault show`")
 
     async def current(self, vault: VaultId) -> Configuration:
@@ -141,17 +145,19 @@ class Reconfiguration:
                     "start that machine, or choose another one",
                 ) from error
 
-    async def _begin(self, vault: VaultId, current: Configuration, joint: Configuration) -> None:
-        """Write the joint configuration, unless somebody else's change came first."""
+    async def _begin(self, vault: VaultId, current: Configuration, joint: Configuration) -> bool:
+        """Write the joint configuration; False if somebody else's change came first, or perhaps did."""
 
         def decide(value: Value | None) -> Change:
             found = value if isinstance(value, Configuration) and value.epoch > current.epoch else current
             return Write(joint) if found == current else KEEP
 
         try:
-            await self._registers.change(vault, Space.CONFIGURATION, _KEY, decide)
+            changed = await self._registers.change(vault, Space.CONFIGURATION, _KEY, decide)
         except UnknownOutcomeError:
             _LOG.info("whether a change of the replicas of vault %s began is looked up", short_id(vault))
+            return False
+        return changed.after is not None and changed.after.value == joint
 
     # -- ending what is under way -------------------------------------------------------------------------------------
 
