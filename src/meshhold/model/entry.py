@@ -28,6 +28,8 @@ class Space(IntEnum):
     """key = the 16-byte upload id, the part's number (2 bytes, big endian)"""
     CONFIGURATION = 3
     """one register, its key empty: which nodes keep the vault's index"""
+    CONFLICTS = 4
+    """key = the object's key, 0x00, the 16-byte op id of the change that lost to a concurrent one"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,12 @@ class Replica(Protocol):
     async def accept(self, epoch: int, name: Register, ballot: Stamp, entry: Entry) -> Refusal | None:
         """Take `entry` durably (None), or refuse. Repeating it is harmless."""
 
+    async def merge(self, epoch: int, name: Register, ballot: Stamp, entry: Entry) -> Answer | Refusal:
+        """Merge an entry that another replica, or a node without one, has just written alone; see `merging`.
+
+        Returns what the replica durably holds then, without the entry if it is this one. Repeating it is harmless.
+        """
+
     async def list_page(self, epoch: int, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> Listing | Refusal:
         """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`."""
 

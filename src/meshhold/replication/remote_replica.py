@@ -50,6 +50,11 @@ class RemoteReplica:
         body = _about(epoch, name, b=ballot.pack(), x=encode_entry(entry))
         return await self._ask(wire.ACCEPT, wire.read_nothing, body)
 
+    async def merge(self, epoch: int, name: Register, ballot: Stamp, entry: Entry) -> Answer | Refusal:
+        """Hand over an entry that was written alone; see `Replica.merge`."""
+        body = _about(epoch, name, b=ballot.pack(), x=encode_entry(entry))
+        return await self._ask(wire.MERGE, wire.read_answer, body)
+
     async def list_page(self, epoch: int, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> Listing | Refusal:
         """Return a page of live objects; see `Replica.list_page`."""
         body = {"v": vault, "e": epoch, "f": after, "p": prefix, "n": limit}

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from meshhold.errors import DeniedError, IntegrityError, ProtocolError
 from meshhold.model.configuration import unpack_configuration
-from meshhold.model.entry import decode_entry
+from meshhold.model.entry import Entry, decode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 from meshhold.register.rounds import Answer
 from meshhold.replication import replica_wire as wire
-from meshhold.replication.contract import Listing, Scan
+from meshhold.replication.contract import Listing, Register, Scan
 from meshhold.replication.replica import LocalReplica
 
 LISTED_MAX: Final = 1_001
@@ -36,6 +36,7 @@ class ReplicaService:
             wire.READ: self._read,
             wire.PREPARE: self._prepare,
             wire.ACCEPT: self._accept,
+            wire.MERGE: self._merge,
             wire.LIST: self._list,
             wire.SCAN: self._scan,
             wire.DIGESTS: self._digests,
@@ -66,15 +67,14 @@ class ReplicaService:
         return wire.pack_answer(answer) if isinstance(answer, Answer) else wire.pack_refusal(answer)
 
     async def _accept(self, asked: wire.Question) -> Any:
-        name = asked.name
-        if len(name.key) > KEY_SIZE_MAX:
-            raise ProtocolError(f"a register's key has {len(name.key)} bytes, more than {KEY_SIZE_MAX}")
-        try:
-            entry = decode_entry(asked.field("x", bytes))
-        except IntegrityError as error:
-            raise ProtocolError(f"an entry to be accepted cannot be read: {error.message}") from error
+        name, entry = _named_entry(asked)
         refusal = await self._replica.accept(asked.epoch, name, asked.stamp("b"), entry)
         return wire.pack_done() if refusal is None else wire.pack_refusal(refusal)
+
+    async def _merge(self, asked: wire.Question) -> Any:
+        name, entry = _named_entry(asked)
+        answer = await self._replica.merge(asked.epoch, name, asked.stamp("b"), entry)
+        return wire.pack_answer(answer) if isinstance(answer, Answer) else wire.pack_refusal(answer)
 
     async def _list(self, asked: wire.Question) -> Any:
         after, prefix = asked.field("f", bytes), asked.field("p", bytes)
@@ -107,6 +107,17 @@ class ReplicaService:
 
     async def _counts(self, asked: wire.Question) -> Any:
         return list(await self._replica.counts(asked.vault))
+
+
+def _named_entry(asked: wire.Question) -> tuple[Register, Entry]:
+    """Return the register of a question and the entry that came for it."""
+    name = asked.name
+    if len(name.key) > KEY_SIZE_MAX:
+        raise ProtocolError(f"a register's key has {len(name.key)} bytes, more than {KEY_SIZE_MAX}")
+    try:
+        return name, decode_entry(asked.field("x", bytes))
+    except IntegrityError as error:
+        raise ProtocolError(f"an entry for a register cannot be read: {error.message}") from error
 
 
 def check_asker(may_ask: MayAsk, vault: VaultId, peer: NodeId) -> None:

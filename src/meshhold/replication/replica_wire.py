@@ -21,6 +21,7 @@ from meshhold.replication.contract import Absent, Interval, Listing, Outdated, R
 READ: Final = "index.read/1"
 PREPARE: Final = "index.prepare/1"
 ACCEPT: Final = "index.accept/1"
+MERGE: Final = "index.merge/1"
 LIST: Final = "index.list/1"
 SCAN: Final = "index.scan/1"
 DIGESTS: Final = "index.digests/1"
