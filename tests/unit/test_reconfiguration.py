@@ -121,6 +121,18 @@ async def test_a_new_node_that_does_not_answer_changes_nothing(mesh: Mesh) -> No
     assert await one.registers.read(VAULT, Space.CONFIGURATION, b"") is None
 
 
+async def test_a_vault_goes_back_to_rounds_only_with_all_that_went_on_alone(mesh: Mesh) -> None:
+    """What only the one that is away holds would be met by rounds that know nothing of it."""
+    one, two, three = await mesh.found(3)
+    await one.reconfiguration.change(VAULT, ids(one, two, three), Mode.AVAILABLE)
+    mesh.cut = {2}
+    with pytest.raises(UnavailableError, match="node n2 cannot keep the index now"):
+        await one.reconfiguration.change(VAULT, ids(one, two, three))
+    assert one.seats.configuration(VAULT).mode is Mode.AVAILABLE
+    mesh.cut = set()
+    assert (await one.reconfiguration.change(VAULT, ids(one, two, three))).mode is Mode.LINEARIZABLE
+
+
 @pytest.mark.parametrize("count", [0, 8])
 async def test_sets_that_cannot_be(mesh: Mesh, count: int) -> None:
     (one,) = await mesh.found(1)

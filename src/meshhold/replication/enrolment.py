@@ -1,8 +1,9 @@
 """When may a replica vote that does not yet? Fills newcomers and wiped replicas; decides no set of replicas.
 
 While a configuration is joint, each node of the new set reads what a majority of the old set holds, each of them in the
-joint epoch, in which it completes no old round any more: so it sees all that old rounds chose. It also raises its floor
-to a ballot above all that this majority has promised. Every old round, complete or not, had a promise of one of them;
+joint epoch, in which it completes no old round any more: so it sees all that old rounds chose. (It reads every one that
+answers: where each side went on alone before, any may hold what nobody else has.) It also raises its floor to a ballot
+above all that they have promised. Every old round, complete or not, had a promise of one of them;
 so an entry of an old round that is found later, on a replica that kept it, is never above one that was chosen without
 it. A newcomer then votes; those that were in the old set did so before, and read only to have what the new set needs.
 
@@ -179,8 +180,6 @@ class Enrolment:
         missing: dict[NodeId, str] = {}
         highest = ZERO
         for source in _shuffled(self._chance, old - {node}):
-            if _is_majority(read, old):
-                break
             try:
                 promised = await self._horizon_of(vault, epoch, source)
                 pulled = await self._sync.pull(vault, source, strict=True)

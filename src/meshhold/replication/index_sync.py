@@ -5,9 +5,9 @@ What another replica holds may be taken for three reasons:
   a later one at that quorum. So it may be taken whatever was promised here. While the configuration is joint a majority
   of the old set is proof enough, because every round needs one. A proof counts in the epoch it was made in;
 - this replica would take the proposer's own message with this ballot, come late: the ordinary rule;
-- this replica does not vote, so it has promised nothing that counts; what it holds counts once it is enrolled. Or the
-  vault lets each side go on alone, where the later ballot wins.
-What is none of that is settled by a round of its own, after which a quorum knows.
+- this replica does not vote, so it has promised nothing that counts; what it holds counts once it is enrolled.
+What is none of that is settled by a round of its own, after which a quorum knows. Where each side goes on alone the
+replica merges what it is given (see `LocalReplica.take_copies`), and nobody is asked for proof.
 Entries are compared by ballot; one that is replaced at the source meanwhile is taken as it is there by then.
 """
 
@@ -173,7 +173,7 @@ class IndexSync:
             configuration = self._seats.adopted(vault)
             if configuration is None:
                 raise ReplicaRefusedError(f"this node does not keep the index of vault {short_id(vault)} yet")
-            takes_all = not self._seats.votes(vault) or configuration.mode is Mode.AVAILABLE
+            takes_all = not self._seats.votes(vault)
             progress = self._progress[vault] = Progress(source, trio.current_time())
             pull = _Pull(vault, self._fellows(source), configuration, takes_all, strict, set(), progress)
             try:
@@ -276,9 +276,11 @@ class IndexSync:
 
     async def _proven(self, pull: _Pull, names: Sequence[Name]) -> list[bool]:
         """Tell of each name whether it is known to be chosen, or needs no proof."""
+        old = pull.configuration
         if pull.takes_all:
             return [True] * len(names)
-        old = pull.configuration
+        if old.mode is Mode.AVAILABLE and not old.is_joint:
+            return [False] * len(names)
         electors = replace(old, seats=old.before, before=()) if old.is_joint else old
         holders: dict[NodeId, list[bool]] = {pull.source.node: [True] * len(names)}
         others = [node for node in electors.nodes if node not in {pull.source.node, self._seats.node, *pull.silent}]

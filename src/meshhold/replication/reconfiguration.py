@@ -119,7 +119,7 @@ class Reconfiguration:
                 current = await self._finish(vault, self._patience_s)
                 if set(current.members) == set(nodes) and current.mode is mode:
                     return current
-                await self._check_newcomers(vault, current, nodes)
+                await self._check_present(vault, current, nodes, mode)
                 joint = current.begin_change(nodes, mode)
                 if await self._begin(vault, current, joint):
                     await self._finish(vault, self._patience_s)
@@ -130,10 +130,15 @@ class Reconfiguration:
         """Return what is in force, as a quorum of the replicas tells. Errors: `NoMajorityError`."""
         return await self._read(vault)
 
-    async def _check_newcomers(self, vault: VaultId, current: Configuration, nodes: Sequence[NodeId]) -> None:
-        """Errors: `UnavailableError` if a node that is to join does not answer: the change could not be ended."""
+    async def _check_present(self, vault: VaultId, current: Configuration, nodes: Sequence[NodeId], mode: Mode) -> None:
+        """Errors: `UnavailableError` if a node does not answer without which the change must not begin.
+
+        A node that is to join: the change could not be ended. One that went on alone until now and stays: what only it
+        holds must be known before rounds begin.
+        """
+        went_alone = current.mode is Mode.AVAILABLE and mode is not Mode.AVAILABLE
         for node in nodes:
-            if node in current.members or node == self._seats.node:
+            if node == self._seats.node or (node in current.members and not went_alone):
                 continue
             try:
                 await self._fellows(node).health(vault)

@@ -10,8 +10,8 @@ import trio
 BYTES_PER_S: Final = 20_000_000
 """Below what a disk or a gigabit link bears, so that apps keep their part of both."""
 BUSY_STEP_S: Final = 0.05
-BUSY_MAX_S: Final = 0.5
-"""So long one message waits for apps at most: healing slows down beside them, but it ends."""
+BUSY_STEPS: Final = 10
+"""So many steps one message waits for apps at most: healing slows down beside them, but it ends."""
 
 
 class Throttle:
@@ -34,7 +34,7 @@ class Throttle:
         now_s = trio.current_time()
         self._free_at_s = max(self._free_at_s, now_s) + size / self._bytes_per_s
         await self._sleep(self._free_at_s - now_s)
-        waited_s = 0.0
-        while waited_s < BUSY_MAX_S and self._is_busy():
+        for _ in range(BUSY_STEPS):
+            if not self._is_busy():
+                return
             await self._sleep(BUSY_STEP_S)
-            waited_s += BUSY_STEP_S
