@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,9 +155,9 @@ class FakeMembers:
         node = self._mesh.node(name)
         return ReplicaView(node.id, node.name, node.zone, node.reliable)
 
-    async def set_index(self, _vault: str, replicas: list[str] | None, consistency: str | None) -> bool:
+    async def set_index(self, _vault: str, replicas: Sequence[str] | None, consistency: str | None) -> bool:
         if replicas is not None:
-            self.keepers = None if replicas == ["auto"] else [self._mesh.node(name).name for name in replicas]
+            self.keepers = None if list(replicas) == ["auto"] else [self._mesh.node(name).name for name in replicas]
         if consistency is not None:
             if consistency not in self.index.modes:
                 raise InvalidError(f"consistency {consistency} is not offered by this version", "use linearizable")

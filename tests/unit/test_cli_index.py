@@ -59,14 +59,12 @@ def test_one_and_three_replicas_need_none(node: FakeNode, typed: Typed) -> None:
 
 
 def test_what_is_under_way_is_said(node: FakeNode, typed: Typed) -> None:
-    leaving = ReplicaView(
-        node_id("c"), "lap\x1b[2Jtop", "", reliable=False, state="silent", reason="it does not answer"
-    )
+    leaving = ReplicaView(node_id("c"), "lap\x1b[2Jtop", "", reliable=False, state="silent", reason="no link")
     node.members.index = replace(node.members.index, changing=True, leaving=(leaving,), error="cellar is missing")
     node.members.asleep = {"cellar"}
     out = shown(typed)
     assert "\x1b" not in out
-    assert "does not answer: it does not answer (until the change has ended)" in out
+    assert "does not answer: no link (until the change has ended)" in out
     assert "The replicas are being changed; that goes on by itself.\n" in out
     assert "by itself as soon as it can be asked: cellar\n" in out
     assert "The last try did not end: cellar is missing\n" in out
