@@ -159,6 +159,18 @@ class Panel:
         poll.asked.add(self.node)
         await self._put(poll, self.node, vault, question)
 
+    async def ask_one(
+        self, poll: Poll[_T], node: NodeId, vault: VaultId, question: Callable[[Replica], Awaitable[_T | Refusal]]
+    ) -> None:
+        """Put a question to one replica, and wait until it has answered or failed."""
+        poll.asked.add(node)
+        await self._put(poll, node, vault, question)
+
+    def tell(self, poll: Poll[_T], vault: VaultId, question: Callable[[Replica], Awaitable[_T | Refusal]]) -> None:
+        """Put a question to all other replicas without waiting for any of them."""
+        for node in poll.configuration.nodes:
+            self._send(poll, node, vault, question)
+
     def _send(
         self, poll: Poll[_T], node: NodeId, vault: VaultId, question: Callable[[Replica], Awaitable[_T | Refusal]]
     ) -> None:

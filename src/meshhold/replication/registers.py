@@ -3,6 +3,8 @@
 A change is a round: prepare, look at what is there, decide, accept. The decision is a pure function of the current
 value and may be asked again when another node was faster; the op id in each entry keeps a repeated change from taking
 effect twice.
+
+A vault that lets each side go on alone is read and changed through one replica instead; see `available`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import trio
@@ -30,6 +33,7 @@ from meshhold.model.entry import Entry, Space, Value, decode_entry
 from meshhold.model.ids import NodeId, OpId, VaultId, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.lineage import Outcome, outcome, succeed
+from meshhold.replication.available import Available, Done, NearestRows
 from meshhold.replication.contract import Register, Replica, Replicas
 from meshhold.replication.panel import Panel
 from meshhold.replication.reading import Reading, Scanning
@@ -47,6 +51,8 @@ NO_MAJORITY_S: Final = 3.0
 """So long a round is tried again while too few replicas answer: a node starts, or a link returns, within less."""
 EARLY_S: Final = 20.0
 """An early promise that is older is asked for anew: other writers may have come since."""
+AVAILABLE_SUPPORTED: Final = True
+"""Whether a vault may let each side go on alone."""
 _STORAGE: Final = (StorageFullError, StorageFailedError)
 
 
@@ -123,6 +129,7 @@ class Registers:
         self._turns = Turns()
         self._panel = Panel(seats.node, replica, replicas)
         self._rounds = Rounds(self._panel, seats, clock, name_of)
+        self._available = Available(replica, self._panel, self._rounds, clock, now_ms)
 
     async def run(self) -> NoReturn:
         """Carry rounds to other nodes, until cancelled."""
@@ -141,6 +148,8 @@ class Registers:
         `StorageFailedError`.
         """
         name = Register(vault, space, key)
+        if self._available.is_in_force(vault, space):
+            return await self._available.read(name)
         tries = _Tries(name.key)
         while True:
             sight = await self._rounds.read(name)
@@ -158,33 +167,55 @@ class Registers:
         return (await self.change(*name, _keep)).after
 
     async def change(
-        self, vault: VaultId, space: Space, key: bytes, decide: Decide, early: Early | None = None
+        self,
+        vault: VaultId,
+        space: Space,
+        key: bytes,
+        decide: Decide,
+        early: Early | None = None,
+        *,
+        conditional: bool = False,
     ) -> Changed:
         """Change a register by the decision that `decide` takes on its current value; durable when this returns.
 
         `decide` is pure and may run several times. If it raises a `RefusedError`, the value that it saw is settled
         first, so that later readers see no older one; then the error propagates. Deleting what is not there keeps it.
-        `early` comes from `prepare_early` for the same register.
-        Errors: `ContentionError` and `NoMajorityError` (nothing was written), `UnknownOutcomeError` (read to know),
-        `OverloadedError`, `StorageFullError`, `StorageFailedError` (nothing was written).
+        `early` comes from `prepare_early` for the same register. `conditional` says that the decision depends on the
+        value; where each side goes on alone there is none to depend on.
+        Errors: `UnavailableError` for a conditional change there; `ContentionError` and `NoMajorityError` (nothing was
+        written), `UnknownOutcomeError` (read to know), `OverloadedError`, `StorageFullError`, `StorageFailedError`
+        (nothing was written).
         """
         name = Register(vault, space, key)
         if name in self._turns:
             early = None  # whoever has the turn now overtakes it
         await self._turns.take(name)
         try:
-            return await self._change(name, decide, early)
+            sent: _Sent | None = None
+            if self._available.is_in_force(vault, space):
+                if conditional:
+                    raise _unconditional(vault)
+                done = await self._available.change(name, partial(_follow, decide))
+                if done is not None and done.holds:
+                    return Changed(done.before, done.after)
+                sent = _sent_alone(done)
+            return await self._change(name, decide, early, sent)
         finally:
             self._turns.give(name)
+
+    def check_conditional(self, vault: VaultId) -> None:
+        """Errors: `UnavailableError` if the vault's changes cannot be conditional, since each side goes on alone."""
+        if self._available.is_in_force(vault, Space.OBJECTS):
+            raise _unconditional(vault)
 
     @asynccontextmanager
     async def prepare_early(self, vault: VaultId, space: Space, key: bytes) -> AsyncIterator[Early | None]:
         """Ask for the promise of a change while its content still arrives; yields what `change` takes.
 
-        None where it would save nothing: this node alone keeps the index, or somebody here changes the key already.
+        None where it would save nothing: one replica's word is enough, or somebody here changes the key already.
         """
         name = Register(vault, space, key)
-        if self._is_alone(vault) or name in self._turns:
+        if self._is_alone(vault) or name in self._turns or self._available.is_in_force(vault, space):
             yield None
             return
         early = Early(self._clock.tick(self._now_ms()))
@@ -204,10 +235,9 @@ class Registers:
             yield early
             nursery.cancel_scope.cancel()
 
-    async def _change(self, name: Register, decide: Decide, early: Early | None) -> Changed:
+    async def _change(self, name: Register, decide: Decide, early: Early | None, sent: _Sent | None) -> Changed:
         tries = _Tries(name.key)
-        sent: _Sent | None = None
-        op: OpId | None = None
+        op: OpId | None = None if sent is None else sent.entry.op
         if early is not None:
             await early.done.wait()
         while True:
@@ -302,8 +332,10 @@ class Registers:
 
     def open_reading(self, vault: VaultId) -> Listings:
         """Begin a listing: look with `rows`, then `settle`, and look again until it returns True; see `Reading`."""
-        if self._is_alone(vault):
+        if self._is_own(vault, Space.OBJECTS):
             return _OwnReading(self._replica, vault)
+        if self._available.is_in_force(vault, Space.OBJECTS):
+            return NearestRows(self._available, vault)
         return Reading(self._panel, self._rounds, vault, self.read)
 
     async def scan(
@@ -313,9 +345,11 @@ class Registers:
 
         Errors: as `read`.
         """
-        if self._is_alone(vault):
+        if self._is_own(vault, space):
             rows = self._replica.index.scan(vault, space, after, prefix, limit)
             return [(key, decode_entry(row.entry)) for key, row in rows]
+        if self._available.is_in_force(vault, space):
+            return await self._available.scan(vault, space, after, prefix, limit)
         reading = Scanning(self._panel, self._rounds, vault, self.read, space)
         while True:
             found = await reading.rows(after, prefix, limit)
@@ -335,6 +369,10 @@ class Registers:
                 continue
         return None
 
+    async def expire_conflicts(self, vault: VaultId) -> int:
+        """Remove what was kept aside long enough here; return how many rows went. Errors: those of the disk."""
+        return await self._available.expire(vault)
+
     async def drop_vault(self, vault: VaultId) -> None:
         """Remove what this node holds of the vault; the caller has seen to it that nobody changes it any more."""
         await self._replica.drop_vault(vault)
@@ -342,6 +380,10 @@ class Registers:
     def _is_alone(self, vault: VaultId) -> bool:
         """Tell whether this node alone keeps the vault's index, and votes."""
         return self._rounds.is_alone(self.seats.configuration(vault)) and self.seats.votes(vault)
+
+    def _is_own(self, vault: VaultId, space: Space) -> bool:
+        """Tell whether this node's own rows need nobody's word."""
+        return self.seats.votes(vault) and (self._available.is_in_force(vault, space) or self._is_alone(vault))
 
 
 class Listings(Protocol):
@@ -381,6 +423,30 @@ class _Tries:
 
 def _keep(_: Value | None) -> Change:
     return KEEP
+
+
+def _follow(decide: Decide, current: Entry | None, ballot: Stamp) -> Entry | None:
+    """Return the entry that a decision makes follow the current one; None to leave it."""
+    change = decide(current.value if current else None)
+    if isinstance(change, Keep) or (change.value is None and (current is None or current.value is None)):
+        return None
+    return succeed(current, OpId(ballot.pack()), change.value)
+
+
+def _sent_alone(done: Done | None) -> _Sent | None:
+    """Return what a change that one replica took stands for when rounds go on with it."""
+    if done is None or done.after is None:
+        return None
+    return _Sent(done.after.generation - 1, done.before, done.after)
+
+
+def _unconditional(vault: VaultId) -> UnavailableError:
+    return UnavailableError(
+        f"vault {short_id(vault)} lets each machine go on alone (consistency: available), so no write can depend on "
+        "what is stored",
+        f"send it without If-Match and If-None-Match, or run `meshhold vault set {short_id(vault)} --consistency "
+        "linearizable`",
+    )
 
 
 def _unknown(key: bytes) -> UnknownOutcomeError:
