@@ -18,7 +18,7 @@ LINEARIZABLE: Final = "linearizable"
 AVAILABLE: Final = "available"
 _MODES: Final = {
     LINEARIZABLE: "linearizable: what one machine was told, the next one reads",
-    AVAILABLE: "available: each machine goes on alone, what they wrote is merged on contact; no conditional writes",
+    AVAILABLE: "available: each machine goes on alone, writes are merged when they meet; none can be conditional",
 }
 _AUTO: Final = "auto"
 
@@ -88,7 +88,7 @@ def advice_lines(view: IndexView, vault_ref: str) -> list[str]:
     ]
     if AVAILABLE in view["modes"]:
         lines += [
-            "With only two machines, each can go on alone instead; what both changed is merged when they meet, and",
+            "With only two machines, each can go on alone instead: of what both changed the later version wins, and",
             f"conditional writes are refused: meshhold vault set {vault_ref} --consistency {AVAILABLE}",
         ]
     return lines

@@ -28,7 +28,6 @@ async def run_chores(node: Node) -> NoReturn:
         nursery.start_soon(_repeat, "collect", COLLECT_EVERY_S, lambda: _collect(node))
         nursery.start_soon(_repeat, "scrub", SCRUB_EVERY_S, lambda: _scrub(node))
         nursery.start_soon(_drop_deleted, node)
-        nursery.start_soon(node.members.run)
     raise AssertionError("chores run until cancelled")
 
 

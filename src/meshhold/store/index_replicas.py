@@ -354,5 +354,4 @@ class IndexReplicas:
 
 def offered_modes() -> tuple[str, ...]:
     """Return what a vault may prefer in this version."""
-    available = getattr(registers, "AVAILABLE_SUPPORTED", False)  # a version that merges says so there
-    return tuple(str(mode) for mode in Mode if mode is Mode.LINEARIZABLE or available)
+    return tuple(str(mode) for mode in Mode if mode is Mode.LINEARIZABLE or registers.AVAILABLE_SUPPORTED)

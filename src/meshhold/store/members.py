@@ -47,9 +47,7 @@ class MemberView:
 class Members:
     """Members of the vaults that this node is trusted in. Resources: borrows its collaborators."""
 
-    def __init__(
-        self, directory: Directory, vaults: Vaults, nodes: Nodes, index_replicas: IndexReplicas | None = None
-    ) -> None:
+    def __init__(self, directory: Directory, vaults: Vaults, nodes: Nodes, index_replicas: IndexReplicas) -> None:
         self._directory = directory
         self._vaults = vaults
         self._nodes = nodes
@@ -93,7 +91,7 @@ class Members:
                     "remove it first: that rotates the keys",
                 )
             await self._directory.write(self._record(bucket.keys, facts.id, role))
-        if trusted and self._index is not None:
+        if trusted:
             try:
                 await self._index.renew(bucket.id, patience_s=ADD_S)
             except FatalError:
@@ -132,14 +130,9 @@ class Members:
 
     # -- the index --------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Keep the indexes where they should be, until cancelled."""
-        if self._index is not None:
-            await self._index.run()
-
     async def index_view(self, vault: str) -> IndexView:
         """Return who keeps the vault's index, each of them asked. Errors: `NoMajorityError`."""
-        return await self._replicas().view(self._vaults.find(vault))
+        return await self._index.view(self._vaults.find(vault))
 
     async def set_index(self, vault: str, replicas: Sequence[str] | None, consistency: str | None) -> bool:
         """Let these nodes keep the vault's index, `["auto"]` for those that this program chooses; None: as it is.
@@ -152,10 +145,10 @@ class Members:
             mode = None if consistency is None else Mode(consistency)
             auto = list(replicas or ()) == [AUTO]
             nodes = None if replicas is None or auto else [self._nodes.find(node).id for node in replicas]
-            return await self._replicas().set(bucket, nodes, auto=auto, mode=mode, patience_s=CHANGE_S)
+            return await self._index.set(bucket, nodes, auto=auto, mode=mode, patience_s=CHANGE_S)
 
     async def _take_index_from(self, bucket: Bucket, node: NodeId) -> None:
-        if self._index is None or not self._index.keeps(bucket.id, node):
+        if not self._index.keeps(bucket.id, node):
             return
         if not await self._index.take_from(bucket, node, patience_s=CHANGE_S):
             raise UnavailableError(
@@ -163,11 +156,6 @@ class Members:
                 "over; it has not been removed yet",
                 "run this again when `meshhold vault show` tells of no change any more",
             )
-
-    def _replicas(self) -> IndexReplicas:
-        if self._index is None:
-            raise UnavailableError("this node has no say in who keeps an index", "use the daemon")
-        return self._index
 
     # -- records ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from meshhold.errors import FatalError, MeshHoldError
+from meshhold.errors import CallTimeoutError, FatalError, MeshHoldError, PeerUnreachableError
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Space
 from meshhold.model.ids import NodeId, VaultId, short_id
@@ -71,6 +71,8 @@ class RollCall:
                 answer = await self._replicas(node).read(epoch, Register(vault, Space.CONFIGURATION, b""), ZERO)
             except FatalError:
                 raise
+            except (PeerUnreachableError, CallTimeoutError):
+                return "silent", ""
             except MeshHoldError as error:
                 return "silent", error.message
             if isinstance(answer, Answer):
