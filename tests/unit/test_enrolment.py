@@ -16,7 +16,7 @@ from meshhold.register.acceptor import Stale
 from meshhold.register.rounds import Answer
 from meshhold.replication.contract import Absent
 from meshhold.replication.enrolment import NO_SEAT, VOTES
-from meshhold.replication.healing_wire import FLOOR
+from meshhold.replication.healing_wire import BUCKET_DIGESTS, FLOOR
 from meshhold.replication.registers import Write
 
 
@@ -261,6 +261,22 @@ async def test_a_fence_that_fails_on_one_is_made_with_others_or_not_at_all(mesh:
     deaf.discard(1)
     assert await wiped.enrolment.refill(VAULT), "three of the four others are enough"
     assert nodes[0].enrolment.state(VAULT) == VOTES
+
+
+async def test_one_that_is_fenced_but_cannot_be_read_does_not_count(mesh: Mesh) -> None:
+    nodes = await mesh.found(3)
+    wiped = await wipe(mesh, 2)
+    await wiped.enrolment.refill(VAULT)
+    mesh.pass_ms(WINDOW_MS + 1_000)
+
+    async def fail(_caller: Node, target: Node, name: str, _body: Any) -> None:
+        if name == BUCKET_DIGESTS and target is nodes[1]:
+            raise PeerUnreachableError("n1 went away")
+
+    mesh.before_call = fail
+    with pytest.raises(ReplicaRefusedError, match="n1 went away"):
+        await wiped.enrolment.refill(VAULT)
+    assert not wiped.seats.votes(VAULT)
 
 
 async def test_the_only_replica_cannot_be_filled(mesh: Mesh) -> None:

@@ -184,6 +184,26 @@ async def test_a_row_that_changes_while_it_is_copied_is_taken_as_it_is_then(mesh
     assert two.row("k") != later
 
 
+async def test_a_row_that_changes_while_it_is_copied_is_not_taken_against_a_promise(mesh: Mesh) -> None:
+    """The row before was chosen; what replaced it may never be."""
+    one, _, late = await mesh.found(3)
+    mesh.cut = {2}
+    await one.put("k", "first")
+    mesh.cut = set()
+    later = one.stamp()
+    assert isinstance(await late.replica.prepare(1, register("k"), late.stamp()), Answer)
+
+    async def change(_caller: Node, target: Node, name: str, _body: Any) -> None:
+        if name == ROWS and target is one and one.row("k") != later:
+            await one.plant("k", later, "second")
+
+    mesh.before_call = change
+    assert (await late.sync.pull(VAULT, one.node)).settled == 1
+    row = late.row("k")
+    assert row is not None
+    assert row > later
+
+
 async def test_a_dead_witness_is_asked_once(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five, with one away: its silence costs one call, not one for each message of rows."""
     monkeypatch.setattr(differences, "NAMES_MAX", 50)

@@ -137,6 +137,18 @@ async def test_nothing_goes_while_the_replicas_change_or_one_does_not_vote(mesh:
     assert rows(*nodes[:2]) == [1, 1]
 
 
+async def test_nothing_goes_from_a_joint_configuration(mesh: Mesh) -> None:
+    """Though everybody votes and answers: a newcomer might still get older entries by its enrolment."""
+    nodes = await mesh.found(2)
+    await delete_everywhere(nodes, "a")
+    mesh.pass_ms(OLD_MS + 1_000)
+    joint = nodes[0].seats.configuration(VAULT).begin_change([nodes[0].node], Mode.LINEARIZABLE)
+    for node in nodes:
+        await node.seats.adopt(VAULT, joint)
+    assert await nodes[0].tombstones.sweep(VAULT, OLD_MS) == 0
+    assert rows(*nodes) == [1, 1]
+
+
 async def test_an_older_value_that_is_copied_between_the_looks_keeps_the_deletion(mesh: Mesh) -> None:
     """One replica had nothing and agreed; then it got the value from somewhere: the second look finds it."""
     one, two, late = await mesh.found(3)
