@@ -123,9 +123,10 @@ class Node:
         entry = await self.registers.read(VAULT, Space.OBJECTS, key.encode())
         return entry.value.etag if entry is not None and isinstance(entry.value, ObjectVersion) else None
 
-    def stamp(self, ago_ms: int = 0) -> Stamp:
-        """Return a ballot of this node."""
-        return self.clock.tick(self._mesh.wall.ms) if not ago_ms else stamp_at(self._mesh.wall.ms - ago_ms, self)
+    def stamp(self) -> Stamp:
+        """Return a ballot of this node, above all that anybody has made so far."""
+        self._mesh.pass_ms(1)
+        return self.clock.tick(self._mesh.wall.ms)
 
     async def plant(self, key: str, ballot: Stamp, text: str | None = "x") -> None:
         """Let this replica alone have accepted something, by a proposer that got no further."""
