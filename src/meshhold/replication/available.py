@@ -2,9 +2,9 @@
 
 A change is decided on what one replica holds, and acknowledged once that replica has it durably; the others are told
 without anybody waiting for them, and what does not reach them is found when replicas are compared. That replica is this
-node's own if it votes, else the first one that answers. Such a read or page is what one replica holds: it may be older
-than what another one has acknowledged. A change that meets the end of this way of going on is left to the rounds, which
-find it by its op.
+node's own if it votes, else the one that answered last, as long as it does: so a node reads what it wrote. Such a read
+or page may be older than what another replica has acknowledged. A change that meets the end of this way of going on is
+left to the rounds, which find it by its op.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Available:
         self._seats = rounds.seats
         self._clock = clock
         self._now_ms = now_ms
+        self._nearest: dict[VaultId, NodeId] = {}
 
     def is_in_force(self, vault: VaultId, space: Space) -> bool:
         """Tell whether the space is read and changed this way. Errors: `NoMajorityError` if nobody is known."""
@@ -113,14 +114,24 @@ class Available:
         """Return what the first replica says that answers."""
         for _ in range(TRIES_MAX):
             poll: Poll[_T] = Poll(self._seats.configuration(vault))
-            for node in self._panel.by_readiness(poll.configuration.nodes):
+            for node in self._in_turn(vault, poll.configuration):
                 await self._panel.ask_one(poll, node, vault, partial(_in_epoch, question, poll.configuration.epoch))
                 if node in poll.answers:
+                    self._nearest[vault] = node
                     return poll.answers[node]
             error = await self._rounds.failed(vault, poll)
             if poll.outdated is None:
                 raise error
         raise _keeps_changing(vault)
+
+    def _in_turn(self, vault: VaultId, configuration: Configuration) -> list[NodeId]:
+        """Return the replicas in the order in which they are asked."""
+        nodes = self._panel.by_readiness(configuration.nodes)
+        nearest = self._nearest.get(vault)
+        if nearest in nodes and not self._panel.has_failed(nearest):
+            nodes.remove(nearest)
+            nodes.insert(0, nearest)
+        return nodes
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -139,17 +150,19 @@ class Available:
                 wrote = await self._local.write_alone(configuration.epoch, name, follow)
                 if isinstance(wrote, Wrote):
                     if wrote.after is not None and wrote.after is not wrote.before:
-                        self._hand_over(configuration, name, wrote.ballot, wrote.after)
+                        self._hand_over(Poll(configuration), name, wrote.ballot, wrote.after)
                     return Done(wrote.before, wrote.after, wrote.holds)
                 continue
             poll: Poll[Answer] = Poll(configuration)
-            for node in self._panel.by_readiness(configuration.nodes):
+            for node in self._in_turn(name.vault, configuration):
                 if attempt is None:
                     decided = await self._decide(poll, node, name, follow)
                     if isinstance(decided, Done):
                         return decided
                     attempt = decided
                 if attempt is not None and await self._offer(poll, node, name, attempt):
+                    self._nearest[name.vault] = node
+                    self._hand_over(poll, name, attempt.ballot, attempt.after)
                     return Done(attempt.before, attempt.after)
             error = await self._rounds.failed(name.vault, poll)  # learns of later epochs and higher ballots
             if attempt is not None and not attempt.risky:
@@ -180,18 +193,19 @@ class Available:
         attempt.risky = attempt.risky or node in poll.failures
         return node in poll.answers
 
-    def _hand_over(self, configuration: Configuration, name: Register, ballot: Stamp, entry: Entry) -> None:
-        """Let the other replicas know; what one of them has that is later is taken in return."""
+    def _hand_over(self, poll: Poll[Answer], name: Register, ballot: Stamp, entry: Entry) -> None:
+        """Let those know that were not asked yet; what one of them has that is later is taken in return."""
+        epoch = poll.configuration.epoch
 
         async def question(replica: Replica) -> Answer | Refusal:
-            answer = await replica.merge(configuration.epoch, name, ballot, entry)
+            answer = await replica.merge(epoch, name, ballot, entry)
             if isinstance(answer, Outdated):
                 await self._seats.adopt(name.vault, answer.configuration)
             elif isinstance(answer, Answer) and answer.entry is not None and answer.accepted > ballot:
-                await self._local.merge(configuration.epoch, name, answer.accepted, decode_entry(answer.entry))
+                await self._local.merge(epoch, name, answer.accepted, decode_entry(answer.entry))
             return answer
 
-        self._panel.tell(Poll(configuration), name.vault, question)
+        self._panel.tell(poll, name.vault, question)
 
     # -- what was kept aside ------------------------------------------------------------------------------------------
 

@@ -122,6 +122,10 @@ class Panel:
             ),
         )
 
+    def has_failed(self, node: NodeId) -> bool:
+        """Tell whether the node's replica failed lately."""
+        return self._shunned_until.get(node, 0.0) > trio.current_time()
+
     async def ask(
         self,
         poll: Poll[_T],
@@ -167,9 +171,10 @@ class Panel:
         await self._put(poll, node, vault, question)
 
     def tell(self, poll: Poll[_T], vault: VaultId, question: Callable[[Replica], Awaitable[_T | Refusal]]) -> None:
-        """Put a question to all other replicas without waiting for any of them."""
+        """Put a question to all other replicas that were not asked yet, without waiting for any of them."""
         for node in poll.configuration.nodes:
-            self._send(poll, node, vault, question)
+            if node not in poll.asked:
+                self._send(poll, node, vault, question)
 
     def _send(
         self, poll: Poll[_T], node: NodeId, vault: VaultId, question: Callable[[Replica], Awaitable[_T | Refusal]]

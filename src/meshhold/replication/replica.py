@@ -300,7 +300,7 @@ class LocalReplica:
         registers = [Register(vault, name.space, name.key) for name, _, _ in copies]
         found = self._clock.tick(self._now_ms())
         await self._extend(
-            max(found, *(row.accepted for name, row, _ in copies if not self._is_ahead(vault, name, row)))
+            max([found, *(row.accepted for name, row, _ in copies if not self._is_ahead(vault, name, row))])
         )
         while True:
             await self._mind_era(vault)
