@@ -179,7 +179,8 @@ async def test_no_read_keeps_a_snapshot_that_would_hold_the_log(tmp_path: Path) 
         await save(index, b"key")
         index.load(VAULT, Space.OBJECTS, b"key")
         index.first_key(VAULT, b"", b"")
-        await save(index, b"key 2")
+        for number in range(9):
+            await save(index, b"key %d" % number)
         assert len(index.interval(VAULT, Space.OBJECTS, b"", b"key", 10)) == 1
         busy, _, _ = index._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert busy == 0
