@@ -90,9 +90,9 @@ def known_to_live(world: World) -> list[int]:
     return [0 if node.membership is None else node.membership._roster.size for node in world.nodes]
 
 
-def rounds_of(size: int) -> int:
-    """Return how often a short scenario is repeated."""
-    return 20 if size < LARGE else 3
+def rounds_of(size: int, chosen: int) -> int:
+    """Return how often a short scenario is repeated: `chosen` times, or by the size if that is 0."""
+    return chosen or (20 if size < LARGE else 3)
 
 
 # -- scenarios ------------------------------------------------------------------------------------------------------
@@ -234,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hours", type=float, default=0.1, help="simulated hours with starved nodes; 0 leaves it out")
     parser.add_argument("--starved", type=float, default=25, help="percent of the nodes that starve")
+    parser.add_argument("--rounds", type=int, default=0, help="of deaths and news; 0 leaves it to the size")
     parser.add_argument("--jobs", type=int, default=1, help="processes; the hours are shared among them")
     parser.add_argument("--only", default="deaths,news,idle,split,join,endurance")
     chosen = parser.parse_args(arguments)
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name == "endurance":
                 tell_endurance(sizes, losses, chosen.starved / 100, chosen.hours, seed, chosen.jobs)
             else:
-                tell_table(name, sizes, losses, seed)
+                tell_table(name, sizes, losses, seed, chosen.rounds)
         finally:
             gc.enable()
         took_s, cpu_s = time.monotonic() - start_s, time.process_time() - start_cpu_s
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def tell_table(name: str, sizes: Sequence[int], losses: Sequence[float], seed: int) -> None:
+def tell_table(name: str, sizes: Sequence[int], losses: Sequence[float], seed: int, rounds: int) -> None:
     """Print one scenario at each size (and loss, where it matters)."""
     titles: dict[str, list[str]] = {
         "deaths": [
@@ -274,9 +275,9 @@ def tell_table(name: str, sizes: Sequence[int], losses: Sequence[float], seed: i
         for loss in losses[:1] if lossless else losses:
             match name:
                 case "deaths":
-                    cells = play_deaths(size, loss, seed, rounds_of(size))
+                    cells = play_deaths(size, loss, seed, rounds_of(size, rounds))
                 case "news":
-                    cells = play_news(size, loss, seed, rounds_of(size))
+                    cells = play_news(size, loss, seed, rounds_of(size, rounds))
                 case "idle":
                     cells = play_idle(size, seed, 120.0 if size < LARGE else 40.0)
                 case "split":
