@@ -27,7 +27,7 @@ from meshhold.model.stamp import Stamp
 from meshhold.register.rounds import NOTHING, Answer
 from meshhold.registry.record import Kind, Record, encode_record, sign_by_node
 from meshhold.replication import registers
-from meshhold.replication.contract import Absent, Refusal, Register
+from meshhold.replication.contract import Absent, Outdated, Refusal, Register, Unaware
 from meshhold.store.directory import Bucket
 from meshhold.store.index_replicas import LOOK_EVERY_S, IndexReplicas
 from meshhold.store.members import CHANGE_S, Members
@@ -55,7 +55,7 @@ class Around:
         self.names[kit.directory.identity.node_id] = "me"
         self.ids = {name: node for node, name in self.names.items()}
         self.asleep: set[str] = set()
-        self.refilling: set[str] = set()
+        self.refusals: dict[str, Refusal] = {}
         self.takes_s = 0.0
         self.changes: list[tuple[str, ...]] = []
         self.asked = 0
@@ -101,7 +101,7 @@ class _Replica:
         await self.counts(VaultId(""))
         if self._name == "eva":
             await trio.sleep_forever()
-        return Absent("it is being refilled") if self._name in self._around.refilling else NOTHING
+        return self._around.refusals.get(self._name, NOTHING)
 
 
 class Home:
@@ -394,16 +394,18 @@ async def test_the_factor_and_the_pin_share_a_record(home: Home) -> None:
 
 @virtual
 async def test_a_view_says_who_votes_who_answers_and_who_does_not(home: Home) -> None:
-    for name in ("bob", "cid", "eva"):
-        await home.meet(name)
-        await home.members.add("photos", name)
-    await home.set("me", "bob", "cid", "eva")
-    home.around.refilling, home.around.asleep = {"bob"}, {"cid"}
+    await home.add(*NAMES)
+    assert [each.state for each in (await home.members.index_view("photos")).replicas] == ["votes"] * 3
+    await home.set("me", *NAMES)
+    newer = found_configuration([home.around.ids["me"]])
+    home.around.refusals = {"bob": Absent("it is being refilled"), "dan": Unaware(0), "me": Outdated(newer)}
+    home.around.asleep = {"cid"}
     view = await home.members.index_view("photos")
     assert [(each.name, each.state, each.reason) for each in view.replicas] == [
-        ("me", "votes", ""),
+        ("me", "refilling", "it knows of other replicas than this node does"),
         ("bob", "refilling", "it is being refilled"),
         ("cid", "silent", ""),
+        ("dan", "refilling", "it has not heard yet who keeps the index"),
         ("eva", "silent", ""),
     ]
     assert (view.consistency, view.pinned, view.leaving, view.error) == ("linearizable", True, (), "")
@@ -442,14 +444,16 @@ async def test_a_replica_that_hangs_does_not_hold_up_the_list(home: Home, monkey
 
 @virtual
 async def test_a_wiped_replica_says_that_it_does_not_vote(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(_vault: VaultId) -> None:
+    async def of_the_first_that_answers(_vault: VaultId) -> Counts:
         await trio.lowlevel.checkpoint()
+        return Counts(7, 7)
 
-    monkeypatch.setattr(home.kit.registers, "counts", unknown)
+    monkeypatch.setattr(home.kit.registers, "counts", of_the_first_that_answers)
     assert (await home.kit.vaults.view("photos")).votes
     await home.kit.seats.leave(home.vault)
     home.kit.seats._founding = lambda _: found_configuration([home.around.ids["me"]])
-    assert not (await home.kit.vaults.view("photos")).votes
+    view = await home.kit.vaults.view("photos")
+    assert (view.votes, view.objects, view.bytes) == (False, None, None)
     home.kit.seats._founding = lambda _: found_configuration([home.around.ids["bob"]])
     assert (await home.kit.vaults.view("photos")).votes  # it has no say, so nothing is missing
 

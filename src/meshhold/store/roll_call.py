@@ -15,7 +15,7 @@ from meshhold.model.entry import Space
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import ZERO
 from meshhold.register.rounds import Answer
-from meshhold.replication.contract import Absent, Register, Replicas
+from meshhold.replication.contract import Absent, Outdated, Register, Replicas
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.nodes import Nodes
 
@@ -79,7 +79,9 @@ class RollCall:
                 return "votes", ""
             if isinstance(answer, Absent):
                 return "refilling", answer.reason
-            return "refilling", "it goes by another configuration at the moment"
+            if isinstance(answer, Outdated):
+                return "refilling", "it knows of other replicas than this node does"
+            return "refilling", "it has not heard yet who keeps the index"
         return "silent", ""
 
     async def silent(self, vault: VaultId, nodes: Collection[NodeId], patience_s: float) -> set[NodeId]:

@@ -268,6 +268,9 @@ class Vaults:
             configuration = seats.configuration(bucket.id)
             counts = await self._registers.counts(bucket.id)
         is_keeper = configuration is not None and configuration.seat_of(seats.node) is not None
+        votes = not is_keeper or seats.votes(bucket.id)
+        if not votes:
+            counts = None  # of what has come back so far
         return VaultView(
             id=bucket.id,
             name=bucket.name,
@@ -280,7 +283,7 @@ class Vaults:
             consistency=str(Mode.LINEARIZABLE if configuration is None else configuration.mode),
             index_changing=configuration is not None and configuration.is_joint,
             index_pinned=bucket.index_pinned,
-            votes=not is_keeper or seats.votes(bucket.id),
+            votes=votes,
             alias_conflict=self._directory.conflicts.get(bucket.id, ""),
         )
 
