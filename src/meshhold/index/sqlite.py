@@ -38,8 +38,8 @@ LIMIT_MAX: Final = 10_000
 _DROP_SLICE: Final = 128
 """Rows removed per commit when a vault goes: a few milliseconds, so that other writers get their turn."""
 _FIRST: Final = (-1, b"")  # comes before every row
-_PAGES_PER_BATCH: Final = 5
-_PAGES_PER_ROW: Final = 4
+_PAGES_PER_BATCH: Final = 3
+_PAGES_PER_ROW: Final = 3
 
 _LOAD: Final = "SELECT accepted, entry FROM register WHERE vault = ? AND space = ? AND key = ?"
 _BEFORE: Final = "SELECT state, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
