@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import trio
 
 from meshhold.errors import NoMajorityError, UnknownOutcomeError
-from meshhold.index.contract import Listed
+from meshhold.index.contract import Listed, Row
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, decode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
@@ -96,14 +96,21 @@ class Available:
         self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int
     ) -> list[tuple[bytes, Entry]]:
         """Return up to `limit` rows, tombstones too; fewer mean the end. Errors: `NoMajorityError`."""
-        found: list[tuple[bytes, Entry]] = []
+        rows = await self.scan_rows(vault, space, after, prefix, limit)
+        return [(key, decode_entry(row.entry)) for key, row in rows]
+
+    async def scan_rows(
+        self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int
+    ) -> list[tuple[bytes, Row]]:
+        """Return the same with ballots, and entries in their stored form."""
+        found: list[tuple[bytes, Row]] = []
 
         async def question(replica: Replica, epoch: int) -> Scan | Refusal:
             return await replica.scan_page(epoch, vault, space, after, prefix, limit - len(found))
 
         while len(found) < limit:
             page = await self._first(vault, question)
-            found += [(key, decode_entry(row.entry)) for key, row in page.rows]
+            found += page.rows
             if not page.rows:
                 break
             after = found[-1][0]

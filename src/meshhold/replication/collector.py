@@ -1,8 +1,9 @@
 """Which chunks does nothing refer to any more? Marks by walking the index, then sweeps the store. Knows no schedule.
 
 A chunk goes only if no entry and no part refers to it and it was last put before the cutoff. Two orders keep live
-chunks: parts are marked before objects (a completion moves refs from parts to an object, never back), and whoever
-reuses a chunk renews it first (`ChunkStore.put`, `ChunkStore.renew`), so that it is newer than the cutoff.
+chunks: parts are marked before objects, and objects before those that lost in a merge and are kept (a completion moves
+refs from parts to an object, a merge from an object to what is kept, neither back); and whoever reuses a chunk renews
+it first (`ChunkStore.put`, `ChunkStore.renew`), so that it is newer than the cutoff.
 """
 
 from __future__ import annotations
@@ -79,13 +80,15 @@ class Collector:
     async def collect(self, keys: VaultKeys, cutoff_s: float, salt: int) -> Collected:
         """Remove the vault's chunks that nothing refers to and that were last put before `cutoff_s` (since 1970).
 
-        Writes in flight are safe: the cutoff is moved before the oldest of them.
+        What lost in a merge and was kept long enough goes first. Writes in flight are safe: the cutoff is moved before
+        the oldest of them.
         Errors: `IntegrityError` when a manifest cannot be read: its chunks are then unknown, and nothing is removed.
         """
         cutoff_s = min(cutoff_s, self._writer.oldest_start_s)
+        await self._registers.expire_conflicts(keys.vault_id)
         stored = await self._run_blocking(self._count, keys.vault_id)
         marks = Marks(stored, salt)
-        for space in (Space.PARTS, Space.OBJECTS):  # this order: see the module's docstring
+        for space in (Space.PARTS, Space.OBJECTS, Space.CONFLICTS):  # this order: see the module's docstring
             async for _, _, content in walk_values(self._registers, keys, space):
                 async for ref in walk_refs(self._reader, keys, content):
                     marks.add(ref.chunk)

@@ -27,7 +27,7 @@ from meshhold.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from meshhold.index.contract import Counts, Listed
+from meshhold.index.contract import Counts, Listed, Row
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, Value, decode_entry
 from meshhold.model.ids import NodeId, OpId, VaultId, short_id
@@ -368,6 +368,13 @@ class Registers:
             except PeerError:
                 continue
         return None
+
+    async def kept_aside(self, vault: VaultId, after: bytes, limit: int) -> list[tuple[bytes, Row]]:
+        """Return up to `limit` rows of `Space.CONFLICTS`, as the nearest replica holds them; fewer mean the end.
+
+        Errors: `NoMajorityError`.
+        """
+        return await self._available.scan_rows(vault, Space.CONFLICTS, after, b"", limit)
 
     async def expire_conflicts(self, vault: VaultId) -> int:
         """Remove what was kept aside long enough here; return how many rows went. Errors: those of the disk."""

@@ -9,6 +9,7 @@ import trio
 
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import ObjectVersion, Part, Ref, Space
+from meshhold.replication.merging import split_conflict_key
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
 from meshhold.sealing.content import Content, open_content
@@ -21,14 +22,16 @@ async def walk_values(
 ) -> AsyncIterator[tuple[bytes, ObjectVersion | Part, Content]]:
     """Yield (key, value, opened content) of each live object or part, in key order, page by page.
 
-    Rows written or removed behind the walk's position while it runs are not seen.
+    In `Space.CONFLICTS` the key is that of the object that lost, to which it is sealed. Rows written or removed behind
+    the walk's position while it runs are not seen.
     """
     after = b""
     while True:
         page = await registers.scan(keys.vault_id, space, after, b"", PAGE)
         for key, entry in page:
             if isinstance(entry.value, ObjectVersion | Part):
-                yield key, entry.value, open_content(keys, key, entry.value.content)
+                name = split_conflict_key(key)[0] if space is Space.CONFLICTS else key
+                yield name, entry.value, open_content(keys, name, entry.value.content)
         if len(page) < PAGE:
             return
         after = page[-1][0]

@@ -59,7 +59,8 @@ class Objects:
         again with the write itself); `UnavailableError`. After an error the earlier object is untouched.
         """
         check_metadata(metadata)
-        if condition is not ALWAYS:
+        if condition != ALWAYS:
+            self.check_condition(bucket, condition)
             condition.check(await self._current(bucket, key))
         async with self._registers.prepare_early(bucket.id, Space.OBJECTS, key) as early:
             with self._writer.in_flight():
@@ -95,15 +96,24 @@ class Objects:
         condition: WriteCondition,
         early: Early | None = None,
     ) -> ObjectVersion:
-        """Make a version whose chunks are durable the current one, if the condition holds at that moment."""
+        """Make a version whose chunks are durable the current one, if the condition holds at that moment.
+
+        Errors: what the condition raises; `UnavailableError` for a condition in a vault that takes none.
+        """
 
         def decide(current: Value | None) -> Change:
             condition.check(current)
             return Write(version)
 
         with self.gates.writing(bucket.id):
-            await self._registers.change(bucket.id, Space.OBJECTS, key, decide, early)
+            conditional = condition != ALWAYS
+            await self._registers.change(bucket.id, Space.OBJECTS, key, decide, early, conditional=conditional)
         return version
+
+    def check_condition(self, bucket: Bucket, condition: WriteCondition) -> None:
+        """Errors: `UnavailableError` if the vault's writes cannot be conditional and this one would be."""
+        if condition != ALWAYS:
+            self._registers.check_conditional(bucket.id)
 
     async def find(self, bucket: Bucket, key: bytes) -> ObjectVersion:
         """Return the current version. Errors: `NoSuchObjectError`."""
@@ -136,7 +146,7 @@ class Objects:
             condition.check(current)
             return Write(None)
 
-        await self._registers.change(bucket.id, Space.OBJECTS, key, decide)
+        await self._registers.change(bucket.id, Space.OBJECTS, key, decide, conditional=condition != ALWAYS)
 
     async def copy(
         self,
@@ -158,6 +168,7 @@ class Objects:
             raise TooLargeError(f"the source has {source.size} bytes; CopyObject takes up to 5 GiB", "copy it by parts")
         if metadata is not None:
             check_metadata(metadata)
+        self.check_condition(bucket, condition)
         with self._writer.in_flight():
             content = await self._copy_content(source_bucket, source_key, source, bucket)
             version = replace(
@@ -168,6 +179,15 @@ class Objects:
                 user=source.user if metadata is None else metadata.user,
             )
             return await self.commit(bucket, key, version, condition)
+
+    async def put_again(self, bucket: Bucket, key: bytes, version: ObjectVersion) -> ObjectVersion:
+        """Make what once was this key's version, and is kept, the current one; no byte moves.
+
+        Errors: `ChunkMissingError` if its content is not here.
+        """
+        with self._writer.in_flight():
+            await self._copy_content(bucket, key, version, bucket)
+            return await self.commit(bucket, key, replace(version, modified_ms=self._now_ms()), ALWAYS)
 
     async def _copy_content(
         self, source_bucket: Bucket, source_key: bytes, source: ObjectVersion, bucket: Bucket

@@ -187,6 +187,7 @@ class Uploads:
         Errors: `NoSuchUploadError`, `PartOrderError`, `InvalidPartError`, `PartTooSmallError`, `TooLargeError`, what
         `combine` and the condition raise. After an error the upload is as it was.
         """
+        self._objects.check_condition(bucket, condition)
         try:
             upload = await self.find(bucket, key, upload_id)
         except NoSuchUploadError:
