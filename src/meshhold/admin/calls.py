@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from meshhold.admin.server import Dispatch, Progress
-from meshhold.admin.services import Access, Care, Members, Mesh, Status, Vaults
+from meshhold.admin.services import Access, Care, Conflicts, Members, Mesh, Status, Vaults
 from meshhold.errors import InvalidError, UnavailableError
 from meshhold.model.configuration import REPLICAS_MAX, Mode
 from meshhold.model.grant import parse_permissions
@@ -55,10 +55,20 @@ _OPTIONAL_TEXT: Final = _Argument(str, None)
 _FLAG: Final = _Argument(bool, default=False)
 
 
-def make_dispatch(vaults: Vaults, access: Access, care: Care, status: Status, mesh: Mesh, members: Members) -> Dispatch:
+def make_dispatch(
+    vaults: Vaults,
+    access: Access,
+    care: Care,
+    status: Status,
+    mesh: Mesh,
+    members: Members,
+    conflicts: Conflicts | None = None,
+) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
     calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members) | _index_calls(vaults, members)
+    if conflicts is not None:
+        calls |= _conflict_calls(conflicts)
     calls["status"] = _Call(_status(status, mesh), {})
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
@@ -303,4 +313,17 @@ def _index_calls(vaults: Vaults, members: Members) -> dict[str, _Call]:
     return {
         "vault.replicas": _Call(replicas, {"vault": _TEXT}),
         "vault.set": _Call(set_vault, {"vault": _TEXT, **changes}),
+    }
+
+
+def _conflict_calls(conflicts: Conflicts) -> dict[str, _Call]:
+    async def views(args: dict[str, Any], _progress: Progress) -> Any:
+        return await conflicts.views(args["vault"])
+
+    async def restore(args: dict[str, Any], _progress: Progress) -> Any:
+        return await conflicts.restore(args["vault"], args["id"])
+
+    return {
+        "vault.conflicts": _Call(views, {"vault": _TEXT}),
+        "vault.restore": _Call(restore, {"vault": _TEXT, "id": _TEXT}),
     }

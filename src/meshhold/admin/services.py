@@ -154,6 +154,16 @@ class Members(Protocol):
         """Give the vault's keys a new epoch; return it."""
 
 
+class Conflicts(Protocol):
+    """What lost when both sides of a vault had written the same object. Views are dataclasses of plain values."""
+
+    async def views(self, ref: str, /) -> Sequence[Any]:
+        """Return the versions that a vault keeps aside."""
+
+    async def restore(self, ref: str, identifier: str, /) -> Any:
+        """Make a version the current one by the beginning of its id; return what it was. Errors: `NotFoundError`."""
+
+
 Status = Callable[[], dict[str, Any]]
 """Returns node_id, name, version, uptime_s, data_dir, s3_addr (`""` when off), region, disk_total, disk_free (bytes),
 vaults, objects (counts) and mesh (a sentence)."""
