@@ -6,7 +6,7 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test faults mesh sim check clients bench format clean
+.PHONY: help run install dev test faults mesh jepsen sim check clients bench format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ run: $(VENV)/.installed ## Start a node with a bucket and a key, ready for S3
 	@exec $(BIN)/meshhold quickstart --home "$(HOME_DIR)"
 
 test: $(VENV)/.dev ## Run the tests
-	@.ci/need strace:strace ip:iproute2 nft:nftables
+	@.ci/need strace:strace ip:iproute2 nft:nftables faketime:faketime
 	@$(BIN)/python -m pytest -m "not clients and not slow"
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
@@ -39,7 +39,18 @@ faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB i
 
 mesh: $(VENV)/.dev ## Run the long tests of real meshes: five daemons, partitions, routers (as root)
 	@.ci/need ip:iproute2 nft:nftables tshark:tshark
-	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP
+	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP --ignore-glob='*/test_consistency_*'
+
+# Runs of each scenario, and seconds of clients' work in each; SCENARIOS= plays some of them only.
+RUNS ?= 5
+SECONDS ?= 60
+SCENARIOS ?=
+
+jepsen: $(VENV)/.dev ## Break three and five real nodes while clients work, and judge what they saw (as root)
+	@.ci/need ip:iproute2 nft:nftables faketime:faketime
+	@$(BIN)/python -m tests.cluster.consistency_run --runs $(RUNS) --seconds $(SECONDS) \
+		$(if $(SCENARIOS),--scenarios $(SCENARIOS))
+	@$(BIN)/python -m pytest -m slow tests/cluster/test_consistency_*.py -v -rsP
 
 # Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1

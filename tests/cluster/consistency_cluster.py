@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ BUCKET: Final = "shared"
 RECOVERY_S: Final = 60.0
 """From the end of all faults until every node serves: links are retried after 30 s at the latest."""
 _LIBRARIES: Final = "/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1"
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where libfaketime leaves files of processes that were killed
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where libfaketime, too, leaves files of processes that were killed
 _PROGRAM: Final = """
 import select, sys, time
 time.sleep = lambda seconds: select.select([], [], [], seconds) and None  # libfaketime 0.9.10 fails clock_nanosleep
@@ -73,7 +74,7 @@ class ClockedNode(MeshNode):
         number = None if self.process is None else self.process.pid
         super().kill()
         self.paused = False
-        for path in _SHARED_MEMORY.glob(f"*faketime_*_{number}"):
+        for path in _MEMORY.glob(f"*faketime_*_{number}"):
             path.unlink(missing_ok=True)
 
     def pause(self) -> None:
@@ -218,6 +219,14 @@ def _bytes_of(host: Host) -> int:
     folder = "/sys/class/net/mesh0/statistics"
     shown = host.run("cat", f"{folder}/rx_bytes", f"{folder}/tx_bytes").stdout
     return sum(map(int, shown.split()))
+
+
+@contextmanager
+def open_folder(*, on_disk: bool = False) -> Iterator[Path]:
+    """Give a folder for a while: in memory if there is such a place, since a killed process loses nothing there."""
+    parent = None if on_disk or not _MEMORY.is_dir() else _MEMORY
+    with tempfile.TemporaryDirectory(prefix="jepsen-", dir=parent) as folder:
+        yield Path(folder)
 
 
 @contextmanager

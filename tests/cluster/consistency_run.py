@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.consistency_cluster import Cluster, faketime_library, open_cluster
+from tests.cluster.consistency_cluster import Cluster, faketime_library, open_cluster, open_folder
 from tests.cluster.consistency_doors import ANSWER_S
 from tests.cluster.consistency_history import Outcome, save_history, table_of
 from tests.cluster.consistency_nemeses import SCENARIOS, Log, Scenario, run_lane
@@ -161,6 +160,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of clients' work in each run")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next ones follow (0: any)")
     parser.add_argument("--keep", action="store_true", help="keep the histories of good runs too")
+    parser.add_argument("--disk", action="store_true", help="keep the nodes' files on a disk, not in memory")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder for what violations leave ({OUT})")
     found = parser.parse_args(words)
     first = found.seed or random.SystemRandom().randrange(1, 10**5)
@@ -173,17 +173,20 @@ def main(words: Sequence[str]) -> int:
     reports = []
     for name in names:
         for number in range(found.runs):
-            report = _play(name, found.seconds, first + number, found.out, keep=found.keep)
+            report = _play(name, found.seconds, first + number, found.out, keep=found.keep, disk=found.disk)
             print(report, flush=True)  # noqa: T201 - the program's output
             reports.append(report)
     print(_summary(reports))  # noqa: T201 - same
     return 1 if any(report.violations for report in reports) else 0
 
 
-def _play(name: str, seconds: float, seed: int, out: Path, *, keep: bool) -> Report:
-    with tempfile.TemporaryDirectory(prefix="jepsen-") as folder, redirect_stdout(StringIO()):  # its table of times
+def _play(name: str, seconds: float, seed: int, out: Path, *, keep: bool, disk: bool) -> Report:
+    with (
+        open_folder(on_disk=disk) as folder,
+        redirect_stdout(StringIO()),
+    ):  # its table of times
         try:
-            return run_scenario(name, SCENARIOS[name], Path(folder), seconds, seed, out, keep=keep)
+            return run_scenario(name, SCENARIOS[name], folder, seconds, seed, out, keep=keep)
         except (AssertionError, MeshHoldError) as error:
             target = out / f"{name}-{seed}"
             target.mkdir(parents=True, exist_ok=True)

@@ -215,7 +215,9 @@ class Set(Workload):
 
     def check(self) -> list[str]:
         """Check that no acknowledged key is lost."""
-        return check_set([op for op in self.operations() if op.kind is Kind.PUT], self.finals)
+        operations = self.operations()
+        puts = [op for op in operations if op.kind is Kind.PUT]
+        return check_set(puts, self.finals) + check_listings([*puts, *self.finals])
 
 
 WORKLOADS: Final = (Register, Race, Listing, Set)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.cluster.consistency_cluster import ClockedNode, Cluster, open_cluster
+from tests.cluster.consistency_cluster import ClockedNode, Cluster, open_cluster, open_folder
 from tests.cluster.consistency_doors import Door
 from tests.cluster.consistency_history import Kind, Operation, Outcome, told
 from tests.cluster.consistency_workloads import Register, Set, Workload
@@ -85,9 +85,9 @@ def _go(cluster: Cluster, node: ClockedNode, how: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "paused", "parted"])
-def test_two_of_three_serve_on_while_one_is_away(how: str, tmp_path: Path) -> None:
+def test_two_of_three_serve_on_while_one_is_away(how: str) -> None:
     """Of all requests to the two, 99.9 % succeed at once, and no door is silent for three seconds."""
-    with open_cluster(tmp_path, 3, 3) as cluster:
+    with open_folder() as folder, open_cluster(folder, 3, 3) as cluster:
         stop = threading.Event()
         clients = [
             threading.Thread(target=_use, args=(door, number, stop))
