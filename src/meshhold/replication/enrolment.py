@@ -81,7 +81,7 @@ class Enrolment:
         self._index = copying.replica.index
         self._seats = seats
         self._fellows = fellows
-        self._sync = sync
+        self.sync = sync
         self._registers = registers
         self._vaults = vaults
         self._clock = clock
@@ -182,7 +182,7 @@ class Enrolment:
         for source in _shuffled(self._chance, old - {node}):
             try:
                 promised = await self._horizon_of(vault, epoch, source)
-                pulled = await self._sync.pull(vault, source, strict=True)
+                pulled = await self.sync.pull(vault, source, strict=True)
             except FatalError:
                 raise
             except MeshHoldError as error:
@@ -280,7 +280,7 @@ class Enrolment:
         self._filled_ahead_s[vault] = now_s
         for node in _shuffled(self._chance, others):
             try:
-                await self._sync.pull(vault, node)
+                await self.sync.pull(vault, node)
                 return
             except FatalError:
                 raise
@@ -320,7 +320,7 @@ class Enrolment:
         missing: dict[NodeId, str] = {}
         for source in sources:
             try:
-                pulled = await self._sync.pull(vault, source, strict=True)
+                pulled = await self.sync.pull(vault, source, strict=True)
             except FatalError:
                 raise
             except MeshHoldError as error:

@@ -71,6 +71,10 @@ class Fellow:
         """Tell of each name whether the replica holds exactly that ballot."""
         return await self._flags(wire.HOLDS, vault, epoch, names)
 
+    async def settle(self, vault: VaultId, epoch: int, names: Sequence[Name]) -> list[bool]:
+        """Let the node settle registers by rounds that see what its own replica holds; tell which it could."""
+        return await self._flags(wire.SETTLE, vault, epoch, names)
+
     async def floor(self, vault: VaultId, epoch: int, until: Stamp) -> Stamp:
         """Let the replica take nothing below `until` any more; return a ballot that it never promised beyond."""
         return await self._ask(wire.FLOOR, unpack_stamp, vault, epoch, u=until.pack())

@@ -44,6 +44,7 @@ class HealingService:
             wire.BUCKET_NAMES: self._bucket_names,
             wire.ROWS: self._rows,
             wire.HOLDS: self._holds,
+            wire.SETTLE: self._settle,
             wire.FLOOR: self._floor,
             wire.FORGET: self._forget,
         }
@@ -89,6 +90,10 @@ class HealingService:
     async def _holds(self, asked: Question) -> Any:
         rows = self._replica.rows(asked.vault, wire.names_of(asked))
         return pack_done(wire.pack_flags([row is not None for row in rows]))
+
+    async def _settle(self, asked: Question) -> Any:
+        names = wire.names_of(asked, wire.SETTLED_ASKED_MAX)
+        return pack_done(wire.pack_flags(await self._enrolment.sync.settle(asked.vault, names)))
 
     async def _floor(self, asked: Question) -> Any:
         until = asked.stamp("u")

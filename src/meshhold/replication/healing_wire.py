@@ -17,6 +17,7 @@ BUCKET_DIGESTS: Final = "index.buckets/1"
 BUCKET_NAMES: Final = "index.bucket_names/1"
 ROWS: Final = "index.rows/1"
 HOLDS: Final = "index.holds/1"
+SETTLE: Final = "index.settle/1"
 FLOOR: Final = "index.floor/1"
 FORGET: Final = "index.forget/1"
 ENROL: Final = "index.enrol/1"
@@ -24,6 +25,8 @@ HEALTH: Final = "index.health/1"
 
 BUCKETS_ASKED_MAX: Final = 64
 """Buckets of one question: their names are read without a pause."""
+SETTLED_ASKED_MAX: Final = 32
+"""Registers of one question that each need a round."""
 
 
 class Phase(IntEnum):
@@ -94,14 +97,14 @@ def read_health(epoch: Any, votes: Any, state: Any) -> Health:
     return Health(int(epoch), bool(votes), str(state))
 
 
-def names_of(asked: Question) -> list[Name]:
+def names_of(asked: Question, most: int = NAMES_MAX) -> list[Name]:
     """Return the names that a question is about. Errors: `ProtocolError`."""
     try:
         names = read_names_form(asked.field("m", list))
     except (TypeError, ValueError, IntegrityError) as error:
         raise ProtocolError(f"the names in a question to a replica cannot be read: {error}") from error
-    if not 0 < len(names) <= NAMES_MAX:
-        raise ProtocolError(f"a question to a replica has {len(names)} names, not 1 to {NAMES_MAX}")
+    if not 0 < len(names) <= most:
+        raise ProtocolError(f"a question to a replica has {len(names)} names, not 1 to {most}")
     return names
 
 

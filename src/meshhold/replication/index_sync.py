@@ -6,8 +6,9 @@ What another replica holds may be taken for three reasons:
   of the old set is proof enough, because every round needs one. A proof counts in the epoch it was made in;
 - this replica would take the proposer's own message with this ballot, come late: the ordinary rule;
 - this replica does not vote, so it has promised nothing that counts; what it holds counts once it is enrolled.
-What is none of that is settled by a round of its own, after which a quorum knows. Where each side goes on alone the
-replica merges what it is given (see `LocalReplica.take_copies`), and nobody is asked for proof.
+What is none of that is settled by a round of its own, after which a quorum knows. That quorum may be one without the
+source, whose entry was never chosen and stays alone; then the source is asked for a round, which sees it. Where each
+side goes on alone the replica merges what it is given (see `LocalReplica.take_copies`), and nobody is asked for proof.
 Entries are compared by ballot; one that is replaced at the source meanwhile is taken as it is there by then.
 """
 
@@ -32,7 +33,7 @@ from meshhold.replication.contract import Register
 from meshhold.replication.copying import Copy, Copying
 from meshhold.replication.differences import BucketNames, batches, differing, lacking, read_bucket, root_of, size_of
 from meshhold.replication.fellow import Fellow, Fellows
-from meshhold.replication.healing_wire import BUCKETS_ASKED_MAX
+from meshhold.replication.healing_wire import BUCKETS_ASKED_MAX, SETTLED_ASKED_MAX
 from meshhold.replication.pulling import Progress, Pulled
 from meshhold.replication.registers import Registers
 from meshhold.replication.seats import Seats
@@ -300,35 +301,46 @@ class IndexSync:
                     nursery.start_soon(ask, node)
         return [electors.has_quorum({node for node, flags in holders.items() if flags[at]}) for at in range(len(names))]
 
-    async def _settle(self, pull: _Pull, refused: Sequence[Copy]) -> None:
-        """Let a quorum decide about entries that were refused here and are newer than what is here."""
-        progress = pull.progress
+    async def settle(self, vault: VaultId, names: Sequence[Name]) -> list[bool]:
+        """Let a quorum decide about these registers, having seen what this replica holds; tell which it did."""
+        settled = [False] * len(names)
         limit = trio.CapacityLimiter(SETTLING_MAX)
 
-        async def settle(name: Name) -> None:
+        async def settle(at: int, name: Name) -> None:
             async with limit:
                 try:
-                    await self._registers.settle(Register(pull.vault, name.space, name.key))
-                    progress.settled += 1
+                    await self._registers.settle(Register(vault, name.space, name.key))
+                    settled[at] = True
                 except FatalError:
                     raise
                 except MeshHoldError as error:
-                    progress.left += 1
-                    progress.error = str(error)
+                    _LOG.info("a register of vault %s is not settled: %s", short_id(vault), error)
 
-        begun = progress.settled
         async with open_tasks() as nursery:
-            for name, row, _ in refused:
-                own = self._index.load(pull.vault, name.space, name.key)
-                if own is not None and own.accepted >= row.accepted:
-                    continue
-                if not pull.strict and self._is_over(pull.vault, name, row):
-                    continue
-                if not pull.strict and begun >= SETTLED_MAX:
-                    progress.left += 1
-                    continue
-                begun += 1
-                nursery.start_soon(settle, name)
+            for at, name in enumerate(names):
+                nursery.start_soon(settle, at, name)
+        return settled
+
+    async def _settle(self, pull: _Pull, refused: Sequence[Copy]) -> None:
+        """Let a quorum decide about entries that were refused here and are newer than what is here."""
+        progress = pull.progress
+        newer = [copy[0] for copy in refused if self._lacks(pull.vault, copy[0])]
+        if not pull.strict:
+            over = {name for name, row, _ in refused if self._is_over(pull.vault, name, row)}
+            newer = [name for name in newer if name not in over]
+            progress.left += max(0, len(newer) + progress.settled - SETTLED_MAX)
+            newer = newer[: max(0, SETTLED_MAX - progress.settled)]
+        settled = await self.settle(pull.vault, newer)
+        progress.settled += sum(settled)
+        progress.left += len(newer) - sum(settled)
+        lonely = [name for name, done in zip(newer, settled, strict=True) if done and self._lacks(pull.vault, name)]
+        for at in range(0, len(lonely), SETTLED_ASKED_MAX):
+            await pull.source.settle(pull.vault, pull.configuration.epoch, lonely[at : at + SETTLED_ASKED_MAX])
+
+    def _lacks(self, vault: VaultId, name: Name) -> bool:
+        """Tell whether what is here is older than this ballot."""
+        own = self._index.load(vault, name.space, name.key)
+        return own is None or own.accepted < name.accepted
 
     def _is_over(self, vault: VaultId, name: Name, row: Row) -> bool:
         """Tell whether it is a deletion that this replica has forgotten: the other one will forget it too."""

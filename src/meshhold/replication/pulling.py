@@ -47,12 +47,18 @@ class Progress:
         running = self.ended_s is None
         return {
             "source": short_id(self.source),
-            "state": "copying" if running else ("failed" if self.error else "done"),
+            "state": "copying" if running else self._outcome(),
             "rows_behind": behind,
             "rows_pulled": self.rows,
             "rows_settled": self.settled,
+            "rows_left": self.left,
             "bytes": self.bytes,
             "rows_per_s": round(rate, 1),
             "eta_s": round(behind / rate, 1) if running and rate else (None if running and behind else 0.0),
             "error": self.error,
         }
+
+    def _outcome(self) -> str:
+        if self.error:
+            return "failed"
+        return "incomplete" if self.left else "done"
