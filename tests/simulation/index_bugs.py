@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
+from meshhold.model.configuration import Configuration
 from meshhold.model.stamp import ZERO
 from meshhold.register.acceptor import TAKE, TAKEN, Acceptor
 from meshhold.register.lineage import Outcome
 from meshhold.replication import registers, seats
 from meshhold.replication.contract import Outdated
+from meshhold.replication.enrolment import Enrolment
+from meshhold.replication.index_sync import IndexSync
 from meshhold.replication.reading import RangeReading
 from meshhold.replication.registers import Registers
 from meshhold.replication.seats import Seats
+from meshhold.replication.tombstones import Tombstones
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,34 @@ def _settles_no_list(_: Any) -> Any:
     return settle
 
 
+def _removes_alone(_: Any) -> Any:
+    async def remove(self: Tombstones, vault: Any, configuration: Configuration, names: Any) -> int:
+        return await self._copying.forget(vault, configuration.epoch, names)
+
+    return remove
+
+
+def _proves_all(_: Any) -> Any:
+    async def proven(_self: Any, _pull: Any, names: Any) -> list[bool]:
+        return [True] * len(names)
+
+    return proven
+
+
+def _counts_new_set_only(has_quorum: Any) -> Any:
+    return lambda self, nodes: has_quorum(replace(self, before=()), nodes)
+
+
+def _enrols_unread(_: Any) -> Any:
+    async def enrol_now(self: Enrolment, vault: Any, epoch: int) -> bool:
+        configuration = self._seats.adopted(vault)
+        if configuration is None or configuration.epoch != epoch:
+            return False
+        return await self._enrol_in(vault, configuration)
+
+    return enrol_now
+
+
 BUGS: Final = {
     "no-write-back": Bug("a read leaves what it saw on a minority", Registers, "_settle", _settles_nothing),
     "no-horizon": Bug("a restart forgets promises", Acceptor, "__init__", _forgets_promises),
@@ -75,6 +107,10 @@ BUGS: Final = {
     ),
     "wiped-votes": Bug("a wiped replica votes at once", seats, "_is_live", lambda _: lambda *_arguments: True),
     "old-epoch": Bug("a replica answers in an epoch that is over", Seats, "stance", _answers_old_epochs),
+    "tombstone-early": Bug("a replica forgets a deletion alone", Tombstones, "_remove", _removes_alone),
+    "sync-trusts-one": Bug("a copy from one replica counts as chosen", IndexSync, "_proven", _proves_all),
+    "joint-half": Bug("a change counts the new set only", Configuration, "has_quorum", _counts_new_set_only),
+    "newcomer-unread": Bug("a newcomer votes without what was there", Enrolment, "enrol_now", _enrols_unread),
     "list-unsettled": Bug("a listing shows one replica's rows", RangeReading, "settle", _settles_no_list),
 }
 

@@ -44,7 +44,8 @@ class _VaultRows:
         self.keys: dict[Space, list[bytes]] = {space: [] for space in Space}
         self.live: list[bytes] = []
         self.size = 0
-        self.digests = [0] * BUCKETS
+        self._digests = [0] * BUCKETS
+        self._packed: bytes | None = None
 
     def put(self, change: Change) -> None:
         place = (change.space, change.key)
@@ -72,7 +73,14 @@ class _VaultRows:
     def _count(self, change: Change) -> None:
         named = bytes((change.space,)) + len(change.key).to_bytes(2, "big") + change.key + change.row.accepted.pack()
         digest = int.from_bytes(hash_bytes(named)[:DIGEST_SIZE], "big")
-        self.digests[bucket_of(change.space, change.key)] ^= digest
+        self._digests[bucket_of(change.space, change.key)] ^= digest
+        self._packed = None
+
+    def digests(self) -> bytes:
+        """All buckets' digests; see `Index.bucket_digests`."""
+        if self._packed is None:
+            self._packed = b"".join(digest.to_bytes(DIGEST_SIZE, "big") for digest in self._digests)
+        return self._packed
 
     def names(self) -> Iterator[Name]:
         """All rows by (space, key)."""
@@ -266,7 +274,7 @@ class MemoryIndex:
 
     def bucket_digests(self, vault: VaultId) -> bytes:
         """See `Index.bucket_digests`."""
-        return b"".join(digest.to_bytes(DIGEST_SIZE, "big") for digest in self._rows(vault).digests)
+        return self._rows(vault).digests()
 
     def bucket_names(
         self, vault: VaultId, bucket: int, limit: int, after: tuple[Space, bytes] | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the world runs the faults
 
 _DOWN_S: Final = (0.05, 1.0, 8.0, 40.0)
 _LASTING_S: Final = (0.2, 2.0, 10.0, 40.0)
+_WINDOWS: Final = 1.5
 _CHANGE_S: Final = (5.0, 60.0, 400.0)
 
 
@@ -60,7 +61,8 @@ class Faults:
         return self._chance.choice(self._world.machines)
 
     async def _lasts(self) -> None:
-        await trio.sleep(self._chance.choice(_LASTING_S) * self._chance.uniform(0.5, 1.0))
+        longest_s = _WINDOWS * self._plan.window_s
+        await trio.sleep(self._chance.choice((*_LASTING_S, longest_s)) * self._chance.uniform(0.5, 1.0))
 
     # -- machines ----------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ EPOCH_MS: Final = 1_700_000_000_000
 """What the right clock shows when the simulation begins: milliseconds since 1970."""
 _PUBLISHED: Final = ("configuration", "published")
 _TELL: Final = "sim.configuration/1"
+TELL_FIRST_S: Final = 1.0
 TELL_EVERY_S: Final = 60.0
 _T = TypeVar("_T")
 KEYS: Final = VaultKeys(b"v" * 32)
@@ -255,8 +256,10 @@ class Run:
         return None if self.published is None else self.published.pack()
 
     async def _hear_of_configurations(self) -> None:
+        pause_s = TELL_FIRST_S
         while True:
-            await trio.sleep(TELL_EVERY_S * self._chance.uniform(0.5, 1.0))
+            await trio.sleep(pause_s * self._chance.uniform(0.5, 1.0))
+            pause_s = TELL_EVERY_S
             linked = self.peers.linked()
             if not linked:
                 continue

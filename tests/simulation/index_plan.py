@@ -37,6 +37,8 @@ class Plan:
     """Between episodes one of these passes."""
     skew_s: float = 0.0
     grain_ms: int = 1
+    greets_s: float = 0.0
+    """So often two nodes compare what they hold, beyond what they do by themselves; 0 is never."""
     grows: bool = False
     """The vault begins on one machine, and a change brings it to its first set of replicas."""
 
@@ -66,6 +68,7 @@ def draw(seed: int) -> Plan:
         clients=chance.choice([2, 3, 4, 6]),
         faults=chance.choice([0, 2, 4, 6]),
         window_s=chance.choice([MINUTE_S, 10 * MINUTE_S]),
+        greets_s=chance.choice([0.0, 0.0, 0.3]),
         grows=chance.random() < 0.25,
         grain_ms=chance.choice([1, 1, 15, 1000]),
     )

@@ -32,6 +32,7 @@ from meshhold.store.uploads import PartClaim
 KEYS: Final = ("a", "b", "d/x", "d/y")
 _TICK_S: Final = 1e-9
 _PAGES_MAX: Final = 20
+_KNOCK_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -152,6 +153,8 @@ class Client:
         weights = list(self._mix.weights.values())
         for _ in range(requests):
             await trio.sleep(self._chance.expovariate(1 / self._mix.think_s))
+            while not self._running():  # noqa: ASYNC110 - whoever knocks at a closed door knocks again
+                await trio.sleep(_KNOCK_S)
             [action] = self._chance.choices(names, weights)
             await self._actions[action](self._chance.choice(self._mix.keys))
 

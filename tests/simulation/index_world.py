@@ -6,6 +6,7 @@ everything is healed: then all replicas must become equal, and every node reads 
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ from meshhold.model.configuration import Configuration, found_configuration
 HEALED_WITHIN_S: Final = 45 * 60.0
 """A window of ten minutes for a replica that was wiped last, another for promises, and room for chores' pace."""
 _HEAL_STEP_S: Final = 10.0
+_GREETINGS: Final = 200
 _READ_TRIES: Final = 30
 _DISK_DELAY_S: Final = 0.004
 
@@ -153,9 +155,13 @@ class World:
                 machine.disk.ills = Ills(delay_s=_DISK_DELAY_S)
                 await self.start(machine)
             await self._found()
-            for _ in range(self.plan.episodes):
-                await self._live_episode()
-                await trio.sleep(self.chance.choice(self.plan.pauses_s) * self.chance.uniform(0.8, 1.2))
+            async with trio.open_nursery() as ills:
+                if self.plan.greets_s:
+                    ills.start_soon(self._greet_often)
+                for _ in range(self.plan.episodes):
+                    await self._live_episode(ills)
+                    await trio.sleep(self.chance.choice(self.plan.pauses_s) * self.chance.uniform(0.8, 1.2))
+                ills.cancel_scope.cancel()
             await self._heal()
             await self._read_all()
             for machine in self.machines:
@@ -180,16 +186,23 @@ class World:
                 await run.seats.enrol(VAULT, 1)
                 await run.publish(founding)
 
-    async def _live_episode(self) -> None:
+    async def _live_episode(self, ills: trio.Nursery) -> None:
+        """Let clients do their requests; faults that happen meanwhile may outlast them."""
         plan = self.plan
         lasting_s = max(1.0, plan.requests * (plan.mix.think_s + plan.weather.delay_s * 3))
+        ills.start_soon(Faults(self, plan, random.Random(self.chance.random())).happen, lasting_s)
         async with trio.open_nursery() as nursery:
-            faults = Faults(self, plan, random.Random(self.chance.random()))
-            nursery.start_soon(faults.happen, lasting_s)
             for number in range(plan.clients):
                 chance = random.Random(self.chance.random())
                 client = Client(f"c{number}", chance, self.history, plan.mix, self.running)
                 nursery.start_soon(client.run, plan.requests)
+
+    async def _greet_often(self) -> None:
+        for _ in range(_GREETINGS):
+            await trio.sleep(self.plan.greets_s * self.chance.random())
+            one, other = self.chance.sample(self.machines, 2)
+            if one.run is not None:
+                one.run.sync.greet(other.node)
 
     async def _heal(self) -> None:
         """End every ill, then wait until all replicas vote and are equal."""
@@ -213,6 +226,9 @@ class World:
             return "nobody knows who keeps the index"
         if newest.is_joint:
             return f"a change is still under way: {self.shown(newest)}"
+        for run in self.running():
+            if run.published is None:
+                return f"{run.machine.name} has not heard who keeps the index"
         keeping = [run for run in self.running() if run.node in newest.nodes]
         for run in keeping:
             if run.seats.adopted(VAULT) != newest or not run.seats.votes(VAULT):
@@ -271,4 +287,6 @@ def repeatable(seed: int) -> Iterator[None]:
         for room in (meshhold.store.objects, meshhold.store.uploads):
             changes.enter_context(patch.object(room, "new_salt", lambda: salts.randbytes(16)))
         changes.enter_context(patch.object(meshhold.store.uploads, "PART_SIZE_MIN", 1))
+        changes.callback(logging.disable, logging.root.manager.disable)
+        logging.disable()
         yield
