@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+from tests.mesh_nodes import virtual_time
 from tests.unit.replica_lab import VAULT, Lab, once, open_lab, text_of, version
 
 from meshhold.errors import NoMajorityError, PreconditionFailedError
@@ -21,7 +22,7 @@ KEY = Register(VAULT, Space.OBJECTS, b"k")
 
 
 @pytest.fixture
-async def lab(autojump_clock: trio.testing.MockClock) -> AsyncIterator[Lab]:  # noqa: ARG001 - found by its name
+async def lab() -> AsyncIterator[Lab]:
     async with open_lab("abcd") as opened:
         yield opened
 
@@ -34,175 +35,166 @@ async def accept_on(lab: Lab, names: str, text: str) -> None:
         assert await lab[name].replica.accept(1, KEY, ballot, entry) is None
 
 
-async def test_what_one_node_wrote_every_other_one_reads(lab: Lab) -> None:
-    await lab["a"].put("k", "one")
-    assert [await lab[name].get("k") for name in "abcd"] == ["one"] * 4
-    await lab["d"].put("k", "two")  # keeps no index itself
-    assert [await lab[name].get("k") for name in "abcd"] == ["two"] * 4
-    await lab["b"].delete("k")
-    assert [await lab[name].get("k") for name in "abcd"] == [None] * 4
-
-
-async def test_round_trips_in_the_quiet_case(lab: Lab) -> None:
-    await lab["a"].put("k", "one")
-    assert lab.calls == {wire.PREPARE: 1, wire.ACCEPT: 2}
-    lab.calls.clear()
-    await lab["a"].get("k")
-    assert lab.calls == {wire.READ: 1}
-    lab.calls.clear()
-    await lab["a"].keys()
-    assert lab.calls == {wire.DIGESTS: 1}
-
-
-async def test_an_early_promise_leaves_one_round_trip_after_the_body(lab: Lab) -> None:
-    async with lab["a"].registers.prepare_early(*KEY) as early:
-        await trio.testing.wait_all_tasks_blocked()
-        lab.calls.clear()
-        await lab["a"].registers.change(*KEY, lambda _: KEEP, early)
-    assert lab.calls == {}
-    async with lab["a"].registers.prepare_early(*KEY) as early:
-        await trio.testing.wait_all_tasks_blocked()
-        await lab["b"].put("k", "between")
-        with pytest.raises(PreconditionFailedError):
-            await lab["a"].registers.change(*KEY, once("late"), early)
-    assert await lab["a"].get("k") == "between"
-
-
-async def test_a_minority_is_missed_by_nobody(lab: Lab) -> None:
-    lab.isolate("c")
-    await lab["a"].put("k", "one")
-    assert await lab["b"].get("k") == "one"
-    assert await lab["d"].keys() == ["k"]
-    lab.heal()
-    lab.isolate("a")
-    assert await lab["c"].get("k") == "one", "b tells, and c is settled"
-
-
-async def test_without_a_majority_writes_and_reads_name_who_is_missing(lab: Lab) -> None:
-    lab.isolate("b")
-    lab.isolate("c")
-    with pytest.raises(NoMajorityError, match=r"missing: b .*, c "):
-        await lab["a"].get("k")
-    with pytest.raises(NoMajorityError):
-        await lab["a"].put("k", "lost")
-    with pytest.raises(NoMajorityError):
-        await lab["a"].keys()
-    lab.heal()
-    assert await lab["b"].get("k") is None
-
-
-async def test_of_creators_on_all_nodes_exactly_one_wins(lab: Lab) -> None:
-    won: list[str] = []
-
-    async def create(name: str) -> None:
-        try:
-            await lab[name].registers.change(*KEY, once(name))
-            won.append(name)
-        except PreconditionFailedError:
-            pass
-
-    async with trio.open_nursery() as nursery:
-        for name in "abcd":
-            nursery.start_soon(create, name)
-    assert len(won) == 1
-    assert [await lab[name].get("k") for name in "abcd"] == won * 4
-
-
-async def test_a_value_on_a_minority_is_settled_by_the_first_who_sees_it(lab: Lab) -> None:
-    await accept_on(lab, "a", "half")
-    lab.isolate("c")
-    assert await lab["b"].get("k") == "half"
-    lab.heal()
-    lab.isolate("a")
-    assert await lab["b"].get("k") == "half", "b and c must not forget what was read"
-    assert await lab["c"].get("k") == "half"
-
-
-async def test_a_listing_settles_what_it_shows(lab: Lab) -> None:
-    for number in range(20):
-        await lab["a"].put(f"x{number:02}", "x")
-    await accept_on(lab, "a", "half")
-    lab.isolate("c")
-    assert "k" in await lab["a"].keys()
-    lab.heal()
-    lab.isolate("a")
-    assert "k" in await lab["b"].keys()
-    assert len(await lab["c"].keys()) == 21
-
-
-async def test_a_listing_through_a_replica_that_is_behind(lab: Lab) -> None:
-    for number in range(5):
-        await lab["b"].put(f"old{number}", "x")
-    lab.isolate("a")
-    for number in range(40):
-        await lab["b"].put(f"new{number:02}", "x")
-    await lab["b"].delete("old3")
-    lab.heal()
-    keys = await lab["a"].keys()
-    assert len(keys) == 44
-    assert keys == await lab["b"].keys() == await lab["d"].keys()
-    assert await lab["a"].keys("new", 7) == [f"new{number:02}" for number in range(7)]
-
-
-async def test_scans_see_rows_of_others(lab: Lab) -> None:
-    lab.isolate("a")
-    await lab["b"].put("k", "v" * 9)
-    lab.heal()
-    found = await lab["a"].registers.scan(VAULT, Space.OBJECTS, b"", b"", 10)
-    assert [(key, text_of(entry)) for key, entry in found] == [(b"k", "v" * 9)]
-    assert await lab["d"].registers.scan(VAULT, Space.OBJECTS, b"k", b"", 10) == []
-
-
-async def test_an_old_epoch_is_refused_and_the_new_one_learned(lab: Lab) -> None:
-    await lab["a"].put("k", "one")
-    joint = found_configuration([NodeId(name) for name in "abc"]).begin_change(
-        [NodeId(name) for name in "abd"], Mode.LINEARIZABLE
-    )
-    for name in "ab":
-        await lab[name].seats.adopt(VAULT, joint)
-    ballot = lab["c"].clock.tick(lab["c"].now_ms())
-    assert await lab["a"].replica.prepare(1, KEY, ballot) == Outdated(joint)
-    assert await lab["c"].replica.prepare(2, KEY, ballot) == Unaware(1)
-    assert await lab["c"].get("k") == "one", "it learned the new epoch from the others"
-    assert lab["c"].seats.adopted(VAULT) == joint
-    assert await lab["d"].get("k") == "one"
-
-
-async def test_a_joint_epoch_needs_majorities_of_both_sets(lab: Lab) -> None:
-    await lab["a"].put("k", "one")
-    first = found_configuration([NodeId(name) for name in "abc"])
-    await lab.adopt(first.begin_change([NodeId("d")], Mode.LINEARIZABLE))
-    lab.isolate("d")
-    with pytest.raises(NoMajorityError):
-        await lab["a"].put("k", "two")
-    lab.heal()
-    assert await lab["a"].get("k") == "one"
-
-
-async def test_a_wiped_replica_is_silent(lab: Lab) -> None:
-    await lab["a"].put("k", "one")
-    await lab["a"].index.drop_vault(VAULT)
-    await lab["a"].index.save_setting(f"seat/{VAULT}", encode_nothing())
-    lab["a"].start()
-    ballot = lab["b"].clock.tick(lab["b"].now_ms())
-    assert await lab["a"].replica.prepare(1, KEY, ballot) == Unaware(0)
-    lab.isolate("c")
-    with pytest.raises(NoMajorityError, match="being refilled"):
-        await lab["b"].get("k")
-    lab.heal()
-    assert await lab["b"].get("k") == "one"
-    assert isinstance(await lab["a"].replica.prepare(1, KEY, ballot), Absent)
-
-
 def encode_nothing() -> bytes:
     """Return what a replica's state is that adopted nothing: as if there were none."""
     return b"\x92\xc0\x00"
 
 
-async def test_a_late_entry_after_a_vote_is_not_taken(lab: Lab) -> None:
-    early = lab["a"].clock.tick(lab["a"].now_ms())
-    await lab["a"].put("k", "one")
-    late = succeed(None, OpId(early.pack()), version("late"))
-    for name in "abc":
-        assert await lab[name].replica.accept(1, KEY, early, late) is not None
-    assert await lab["b"].get("k") == "one"
+@virtual_time
+class TestRounds:
+    """Three replicas, a, b and c; d keeps none."""
+
+    async def test_what_one_node_wrote_every_other_one_reads(self, lab: Lab) -> None:
+        await lab["a"].put("k", "one")
+        assert [await lab[name].get("k") for name in "abcd"] == ["one"] * 4
+        await lab["d"].put("k", "two")  # keeps no index itself
+        assert [await lab[name].get("k") for name in "abcd"] == ["two"] * 4
+        await lab["b"].delete("k")
+        assert [await lab[name].get("k") for name in "abcd"] == [None] * 4
+
+    async def test_round_trips_in_the_quiet_case(self, lab: Lab) -> None:
+        await lab["a"].put("k", "one")
+        assert lab.calls == {wire.PREPARE: 1, wire.ACCEPT: 2}
+        lab.calls.clear()
+        await lab["a"].get("k")
+        assert lab.calls == {wire.READ: 1}
+        lab.calls.clear()
+        await lab["a"].keys()
+        assert lab.calls == {wire.DIGESTS: 1}
+
+    async def test_an_early_promise_leaves_one_round_trip_after_the_body(self, lab: Lab) -> None:
+        async with lab["a"].registers.prepare_early(*KEY) as early:
+            await trio.testing.wait_all_tasks_blocked()
+            lab.calls.clear()
+            await lab["a"].registers.change(*KEY, lambda _: KEEP, early)
+        assert lab.calls == {}
+        async with lab["a"].registers.prepare_early(*KEY) as early:
+            await trio.testing.wait_all_tasks_blocked()
+            await lab["b"].put("k", "between")
+            with pytest.raises(PreconditionFailedError):
+                await lab["a"].registers.change(*KEY, once("late"), early)
+        assert await lab["a"].get("k") == "between"
+
+    async def test_a_minority_is_missed_by_nobody(self, lab: Lab) -> None:
+        lab.isolate("c")
+        await lab["a"].put("k", "one")
+        assert await lab["b"].get("k") == "one"
+        assert await lab["d"].keys() == ["k"]
+        lab.heal()
+        lab.isolate("a")
+        assert await lab["c"].get("k") == "one", "b tells, and c is settled"
+
+    async def test_without_a_majority_writes_and_reads_name_who_is_missing(self, lab: Lab) -> None:
+        lab.isolate("b")
+        lab.isolate("c")
+        with pytest.raises(NoMajorityError, match=r"missing: b .*, c "):
+            await lab["a"].get("k")
+        with pytest.raises(NoMajorityError):
+            await lab["a"].put("k", "lost")
+        with pytest.raises(NoMajorityError):
+            await lab["a"].keys()
+        lab.heal()
+        assert await lab["b"].get("k") is None
+
+    async def test_of_creators_on_all_nodes_exactly_one_wins(self, lab: Lab) -> None:
+        won: list[str] = []
+
+        async def create(name: str) -> None:
+            try:
+                await lab[name].registers.change(*KEY, once(name))
+                won.append(name)
+            except PreconditionFailedError:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            for name in "abcd":
+                nursery.start_soon(create, name)
+        assert len(won) == 1
+        assert [await lab[name].get("k") for name in "abcd"] == won * 4
+
+    async def test_a_value_on_a_minority_is_settled_by_the_first_who_sees_it(self, lab: Lab) -> None:
+        await accept_on(lab, "a", "half")
+        lab.isolate("c")
+        assert await lab["b"].get("k") == "half"
+        lab.heal()
+        lab.isolate("a")
+        assert await lab["b"].get("k") == "half", "b and c must not forget what was read"
+        assert await lab["c"].get("k") == "half"
+
+    async def test_a_listing_settles_what_it_shows(self, lab: Lab) -> None:
+        for number in range(20):
+            await lab["a"].put(f"x{number:02}", "x")
+        await accept_on(lab, "a", "half")
+        lab.isolate("c")
+        assert "k" in await lab["a"].keys()
+        lab.heal()
+        lab.isolate("a")
+        assert "k" in await lab["b"].keys()
+        assert len(await lab["c"].keys()) == 21
+
+    async def test_a_listing_through_a_replica_that_is_behind(self, lab: Lab) -> None:
+        for number in range(5):
+            await lab["b"].put(f"old{number}", "x")
+        lab.isolate("a")
+        for number in range(40):
+            await lab["b"].put(f"new{number:02}", "x")
+        await lab["b"].delete("old3")
+        lab.heal()
+        keys = await lab["a"].keys()
+        assert len(keys) == 44
+        assert keys == await lab["b"].keys() == await lab["d"].keys()
+        assert await lab["a"].keys("new", 7) == [f"new{number:02}" for number in range(7)]
+
+    async def test_scans_see_rows_of_others(self, lab: Lab) -> None:
+        lab.isolate("a")
+        await lab["b"].put("k", "v" * 9)
+        lab.heal()
+        found = await lab["a"].registers.scan(VAULT, Space.OBJECTS, b"", b"", 10)
+        assert [(key, text_of(entry)) for key, entry in found] == [(b"k", "v" * 9)]
+        assert await lab["d"].registers.scan(VAULT, Space.OBJECTS, b"k", b"", 10) == []
+
+    async def test_an_old_epoch_is_refused_and_the_new_one_learned(self, lab: Lab) -> None:
+        await lab["a"].put("k", "one")
+        joint = found_configuration([NodeId(name) for name in "abc"]).begin_change(
+            [NodeId(name) for name in "abd"], Mode.LINEARIZABLE
+        )
+        for name in "ab":
+            await lab[name].seats.adopt(VAULT, joint)
+        ballot = lab["c"].clock.tick(lab["c"].now_ms())
+        assert await lab["a"].replica.prepare(1, KEY, ballot) == Outdated(joint)
+        assert await lab["c"].replica.prepare(2, KEY, ballot) == Unaware(1)
+        assert await lab["c"].get("k") == "one", "it learned the new epoch from the others"
+        assert lab["c"].seats.adopted(VAULT) == joint
+        assert await lab["d"].get("k") == "one"
+
+    async def test_a_joint_epoch_needs_majorities_of_both_sets(self, lab: Lab) -> None:
+        await lab["a"].put("k", "one")
+        first = found_configuration([NodeId(name) for name in "abc"])
+        await lab.adopt(first.begin_change([NodeId("d")], Mode.LINEARIZABLE))
+        lab.isolate("d")
+        with pytest.raises(NoMajorityError):
+            await lab["a"].put("k", "two")
+        lab.heal()
+        assert await lab["a"].get("k") == "one"
+
+    async def test_a_wiped_replica_is_silent(self, lab: Lab) -> None:
+        await lab["a"].put("k", "one")
+        await lab["a"].index.drop_vault(VAULT)
+        await lab["a"].index.save_setting(f"seat/{VAULT}", encode_nothing())
+        lab["a"].start()
+        ballot = lab["b"].clock.tick(lab["b"].now_ms())
+        assert await lab["a"].replica.prepare(1, KEY, ballot) == Unaware(0)
+        lab.isolate("c")
+        with pytest.raises(NoMajorityError, match="being refilled"):
+            await lab["b"].get("k")
+        lab.heal()
+        assert await lab["b"].get("k") == "one"
+        assert isinstance(await lab["a"].replica.prepare(1, KEY, ballot), Absent)
+
+    async def test_a_late_entry_after_a_vote_is_not_taken(self, lab: Lab) -> None:
+        early = lab["a"].clock.tick(lab["a"].now_ms())
+        await lab["a"].put("k", "one")
+        late = succeed(None, OpId(early.pack()), version("late"))
+        for name in "abc":
+            assert await lab[name].replica.accept(1, KEY, early, late) is not None
+        assert await lab["b"].get("k") == "one"

@@ -30,8 +30,8 @@ from meshhold.replication.tasks import open_tasks
 
 SETTLED_MAX: Final = 4_096
 """Keys of one reading that may differ between replicas: more means that one of them is still catching up."""
-TRIES_MAX: Final = 40
-"""Times that a reading begins anew because replicas fail or change under it."""
+PATIENCE_S: Final = 3.0
+"""So long a reading begins anew while replicas fail or change under it."""
 PAUSE_S: Final = 0.1
 _SIDE_BY_SIDE: Final = 16
 _NAMES_PAGE: Final = 1_000
@@ -58,7 +58,7 @@ class RangeReading(ABC, Generic[_Row]):
         self._rounds = rounds
         self._vault = vault
         self._read_one = read_one
-        self._tries = 0
+        self._failing_since_s: float | None = None
         self._base: NodeId | None = None
         self._pages: dict[tuple[bytes, bytes, int], _Page[_Row]] = {}
         self._open: list[_Page[_Row]] = []
@@ -169,9 +169,10 @@ class RangeReading(ABC, Generic[_Row]):
         self._open.clear()
 
     async def _begin_anew(self, error: MeshHoldError) -> bool:
-        """Forget what was read, and let some time pass; after too many times, raise the error."""
-        self._tries += 1
-        if self._tries > TRIES_MAX:
+        """Forget what was read, and let some time pass; when that went on for too long, raise the error."""
+        now_s = trio.current_time()
+        self._failing_since_s = now_s if self._failing_since_s is None else self._failing_since_s
+        if now_s >= self._failing_since_s + PATIENCE_S:
             raise error
         self._forget(None)
         await trio.sleep(PAUSE_S)
