@@ -28,7 +28,7 @@ async def door(tmp_path: Path) -> AsyncIterator[DoorUnderTest]:
 def fail(monkeypatch: pytest.MonkeyPatch, error: MeshHoldError) -> None:
     """Let each change of a register end like this."""
 
-    async def change(*_: Any) -> None:
+    async def change(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(Registers, "change", change)
