@@ -18,6 +18,7 @@ from meshhold.model.stamp import ZERO
 from meshhold.register.rounds import Answer
 from meshhold.replication import differences, index_sync
 from meshhold.replication.healing_wire import BUCKET_DIGESTS, BUCKET_NAMES, HOLDS, ROWS, SETTLE
+from meshhold.replication.replica_wire import PREPARE
 
 
 @pytest.fixture
@@ -143,9 +144,15 @@ async def test_an_entry_that_a_quorum_knows_nothing_of_is_settled_by_who_holds_i
     """A deletion that one replica took and nobody else; the others agree on something older and need no round."""
     one, two, lonely = await mesh.found(3)
     await one.put("k", "agreed")
+    await wait_all_tasks_blocked()
     await lonely.plant("k", lonely.stamp(), None)
-    for node in (one, two):
-        assert isinstance(await node.replica.prepare(1, register("k"), one.stamp()), Answer)
+    assert isinstance(await one.replica.prepare(1, register("k"), one.stamp()), Answer)
+
+    async def hide(caller: Node, target: Node, name: str, _body: Any) -> None:
+        if caller is one and target is lonely and name == PREPARE:
+            raise PeerUnreachableError("it is slow")
+
+    mesh.before_call = hide
     pulled = await one.sync.pull(VAULT, lonely.node)
     assert pulled.complete
     assert mesh.calls[SETTLE] == 1
