@@ -299,9 +299,11 @@ class LocalReplica:
             return first + await self.take_copies(vault, copies[COPIES_MAX:])
         registers = [Register(vault, name.space, name.key) for name, _, _ in copies]
         found = self._clock.tick(self._now_ms())
-        await self._extend(
-            max([found, *(row.accepted for name, row, _ in copies if not self._is_ahead(vault, name, row))])
-        )
+        ahead = {row.accepted for name, row, _ in copies if self._is_ahead(vault, name, row)}
+        if ahead:
+            node = short_id(encode_id(max(ahead).node))
+            _LOG.warning("%d entries wait: the clock of node %s is ahead", len(ahead), node)
+        await self._extend(max([found, *(row.accepted for _, row, _ in copies if row.accepted not in ahead)]))
         while True:
             await self._mind_era(vault)
             taken, changes = self._plan(vault, copies, found)  # decided at one moment, and held from it on
@@ -330,11 +332,9 @@ class LocalReplica:
             mine = changes[register].row if register in changes else self._index.load(*register)
             accepted = ZERO if mine is None else mine.accepted
             alone = self._merges(vault, name.space)
-            if self._is_ahead(vault, name, row):
-                _LOG.warning("an entry of node %s waits: its clock is ahead", short_id(encode_id(row.accepted.node)))
-                held = False
-            else:
-                held = alone or self._admits(register, row.accepted, accepted, chosen=chosen)
+            held = not self._is_ahead(vault, name, row) and (
+                alone or self._admits(register, row.accepted, accepted, chosen=chosen)
+            )
             taken.append(held or row.accepted == accepted)
             if not held or row.accepted == accepted:
                 continue
