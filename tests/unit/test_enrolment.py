@@ -9,15 +9,16 @@ import pytest
 from tests.unit.healing_kit import START_MS, VAULT, WINDOW_MS, Mesh, Node, open_mesh, register, stamp_at, wait_until
 from trio.testing import MockClock
 
-from meshhold.errors import InvalidError, PeerUnreachableError, ReplicaRefusedError
+from meshhold.errors import InvalidError, NoMajorityError, PeerUnreachableError, ReplicaRefusedError
 from meshhold.model.configuration import Configuration, Mode, Seat
 from meshhold.model.entry import Space
 from meshhold.register.acceptor import Stale
 from meshhold.register.rounds import Answer
 from meshhold.replication.contract import Absent
-from meshhold.replication.enrolment import NO_SEAT, VOTES
+from meshhold.replication.enrolment import JOINING, NO_SEAT, VOTES
 from meshhold.replication.healing_wire import BUCKET_DIGESTS, FLOOR
 from meshhold.replication.registers import Write
+from meshhold.replication.replica_wire import ADOPT
 
 
 @pytest.fixture
@@ -142,9 +143,52 @@ async def test_a_newcomer_that_was_wiped_after_the_change_ended_does_not_vote_by
     await old[0].registers.change(VAULT, Space.CONFIGURATION, b"", lambda _: Write(joint.end_change()))
     new = await mesh.restart(3, wiped=True)
     await new.seats.adopt(VAULT, joint)
-    assert not await new.enrolment.enrol_now(VAULT, joint.epoch)
+    assert not new.seats.votes(VAULT)
+    with pytest.raises(ReplicaRefusedError, match="it holds the configuration of epoch 3"):
+        await new.enrolment.enrol_now(VAULT, joint.epoch)
+    assert not new.seats.votes(VAULT)
     await new.seats.adopt(VAULT, joint.end_change())
     assert not new.seats.votes(VAULT)
+
+
+async def test_replicas_that_lag_behind_choose_nothing_with_a_newcomer_that_was_wiped(
+    mesh: Mesh,
+    autojump_clock: MockClock,  # noqa: ARG001 - waiting costs nothing
+) -> None:
+    """It chose something in the next epoch and forgot it: in the one before it must not help them to another choice."""
+    one, two, three = await mesh.found(3)
+    new = await mesh.add()
+
+    async def hide_the_end(_caller: Node, target: Node, name: str, body: Any) -> None:
+        if name == ADOPT and not body["c"][2] and target in (two, three):
+            raise PeerUnreachableError("gone")
+
+    mesh.before_call = hide_the_end
+    await one.reconfiguration.change(VAULT, [one.node, two.node, new.node])
+    mesh.cut = {1, 2}
+    await one.put("k", "chosen by one and new")
+    await mesh.restart(3, wiped=True)
+    mesh.cut, mesh.before_call = {0}, None
+    assert two.seats.configuration(VAULT).is_joint
+    with pytest.raises(NoMajorityError):
+        await two.put("k", "chosen by two, three and new")
+
+
+async def test_a_newcomer_joins_before_it_votes(
+    mesh: Mesh,
+    autojump_clock: MockClock,  # noqa: ARG001 - waiting costs nothing
+) -> None:
+    old = await mesh.found(3)
+    new = await mesh.add()
+    joint = await begin_change(old, [*old[:2], new], old)
+    mesh.cut = {0, 1}
+    await new.seats.adopt(VAULT, joint)
+    with pytest.raises(ReplicaRefusedError, match="taking part in a change of the index replicas needs more"):
+        await new.enrolment.enrol_now(VAULT, joint.epoch)
+    assert new.enrolment.state(VAULT) == JOINING
+    assert not await new.enrolment.refill(VAULT)
+    mesh.cut = {0}
+    await wait_until(lambda: new.seats.votes(VAULT), 20)
 
 
 async def test_nothing_is_enrolled_for_another_epoch_or_without_a_seat(mesh: Mesh) -> None:

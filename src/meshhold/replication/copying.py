@@ -59,7 +59,7 @@ class Copying:
             self._check_epoch(vault, epoch)
             if begun != self.begin(vault):
                 return None
-            return await self.replica.take_copies(vault, copies)
+            return await self.replica.take_copies(vault, copies, epoch)
 
     # -- floors -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,12 @@ joint epoch, in which it completes no old round any more: so it sees all that ol
 answers: where each side went on alone before, any may hold what nobody else has.) It also raises its floor to a ballot
 above all that they have promised. Every old round, complete or not, had a promise of one of them;
 so an entry of an old round that is found later, on a replica that kept it, is never above one that was chosen without
-it. A newcomer then votes; those that were in the old set did so before, and read only to have what the new set needs.
+it. From then on a newcomer votes in stable epochs too; those of the old set read only to have what the new set needs.
+
+Before that a newcomer takes part in joint rounds only, where a majority of the old set sees what it does not. It begins
+with that when a majority of the old set, in the joint epoch, holds no later configuration. Else it may have voted in a
+later epoch and been wiped since, and with replicas that lag behind it would bring joint rounds to an end that the later
+epoch knows nothing of. Whoever voted later had a configuration that such a majority had taken by then.
 
 A replica that has a seat but lost its state has forgotten its promises and its entries. It stays silent for a ballot
 window of its own clock, after which no ballot that it may have promised lies ahead of its clock; then a majority of the
@@ -27,8 +32,9 @@ import msgpack
 import trio
 
 from meshhold.errors import FatalError, IntegrityError, MeshHoldError, ReplicaRefusedError
+from meshhold.index.contract import Name
 from meshhold.model.configuration import Configuration, Seat
-from meshhold.model.entry import Space
+from meshhold.model.entry import Space, decode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.replication.copying import Copying
@@ -36,6 +42,7 @@ from meshhold.replication.fellow import Fellows
 from meshhold.replication.index_sync import IndexSync
 from meshhold.replication.registers import Registers
 from meshhold.replication.seats import Seats
+from meshhold.replication.tasks import open_tasks
 
 LOOK_EVERY_S: Final = 5.0
 """Beside a window of minutes, soon enough; it also spaces the attempts when others are away."""
@@ -45,6 +52,7 @@ FILL_AHEAD_EVERY_S: Final = 60.0
 """While the window passes the rows are copied already, so that little is left for its end."""
 _SETTING: Final = "refill/"
 VOTES: Final = "votes"
+JOINING: Final = "joining"
 NO_SEAT: Final = "no seat"
 _LOG: Final = logging.getLogger("meshhold.index")
 
@@ -104,7 +112,9 @@ class Enrolment:
         configuration = self._seats.adopted(vault)
         if configuration is None or configuration.seat_of(self._seats.node) is None:
             return NO_SEAT
-        return VOTES if self._seats.votes(vault) else self._states.get(vault, "silent")
+        if self._seats.votes(vault):
+            return VOTES
+        return JOINING if self._seats.is_newcomer(vault) else self._states.get(vault, "silent")
 
     def states(self) -> dict[VaultId, str]:
         """Return the state of every vault in which this node has a seat."""
@@ -148,7 +158,7 @@ class Enrolment:
     async def _work(self, vault: VaultId) -> None:
         try:
             configuration = self._seats.adopted(vault)
-            if not self._seats.votes(vault):
+            if not self._seats.votes(vault) and not self._seats.is_newcomer(vault):
                 await self.refill(vault)
             elif configuration is not None:
                 await self.enrol_now(vault, configuration.epoch)
@@ -173,6 +183,8 @@ class Enrolment:
             return False
         if self._finished.get(vault) == epoch:
             return True
+        if self._seats.is_newcomer(vault) and not self._seats.votes(vault):
+            await self._attend(vault, configuration)
         if not configuration.is_joint or not self._seats.votes(vault):
             return False  # a wiped replica is refilled first
         old = {seat.node for seat in configuration.before}
@@ -197,6 +209,36 @@ class Enrolment:
             raise self._missing(missing, "getting ready for a change of the index replicas")
         await self._copying.raise_floor(highest)
         return await self._enrol_in(vault, configuration)
+
+    async def _attend(self, vault: VaultId, joint: Configuration) -> None:
+        """Take part in joint rounds, unless the joint epoch may be over. Errors: as `enrol_now`."""
+        name = Name(Space.CONFIGURATION, b"", ZERO)
+        heard: set[NodeId] = set()
+        missing: dict[NodeId, str] = {}
+
+        async def ask(node: NodeId) -> None:
+            try:
+                (row,) = await self._fellows(node).rows(vault, joint.epoch, [name])
+                value = None if row is None else decode_entry(row.entry).value
+            except FatalError:
+                raise
+            except MeshHoldError as error:
+                missing[node] = error.message
+                return
+            if isinstance(value, Configuration) and value.epoch > joint.epoch:
+                missing[node] = f"it holds the configuration of epoch {value.epoch}"
+            else:
+                heard.add(node)
+
+        old = {seat.node for seat in joint.before}
+        async with open_tasks() as nursery:
+            for node in sorted(old):
+                nursery.start_soon(ask, node)
+        if not _is_majority(heard, old) or any("holds the configuration" in why for why in missing.values()):
+            raise self._missing(missing, "taking part in a change of the index replicas")
+        known = self._seats.adopted(vault)
+        if known == joint:
+            self._seats.attend(vault, joint.epoch)
 
     async def _enrol_in(self, vault: VaultId, configuration: Configuration) -> bool:
         """Let this node vote after the joint epoch, unless that is over already.
@@ -236,6 +278,8 @@ class Enrolment:
             return False
         if self._seats.votes(vault):
             return True
+        if self._seats.is_newcomer(vault):
+            return False  # it joins
         others = [node for node in configuration.nodes if node != seat.node]
         if not others:
             self._tell(vault, "lost: this node alone kept the index, and it is gone")

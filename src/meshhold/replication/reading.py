@@ -109,8 +109,9 @@ class RangeReading(ABC, Generic[_Row]):
         if other is not None:  # the base is behind
             self._forget(other)
             return False
-        await self._settle_keys(configuration, poll, [pages[at] for at in doubted])
-        return False
+        if await self._settle_keys(configuration, poll, [pages[at] for at in doubted]):
+            return False
+        return await self._begin_anew(await self._rounds.failed(self._vault, poll))
 
     # -- the base -----------------------------------------------------------------------------------------------------
 
@@ -191,16 +192,21 @@ class RangeReading(ABC, Generic[_Row]):
 
     async def _settle_keys(
         self, configuration: Configuration, poll: Poll[list[bytes]], pages: Sequence[_Page[_Row]]
-    ) -> None:
-        """Read the keys of these pages one by one whose ballots no quorum shares with the base."""
+    ) -> bool:
+        """Read the keys of these pages one by one whose ballots no quorum shares with the base.
+
+        False if too few tell their names: a key that the base lacks could be missed.
+        """
         base = self._base or self._panel.node
         keys: list[bytes] = []
         for page in pages:
             held: dict[NodeId, dict[bytes, Stamp]] = {base: {name.key: name.accepted for name in page.names}}
-            for node in poll.answers:
+            for node in list(poll.answers):  # late answers may still come
                 names = None if node == base else await self._names(node, configuration, page.interval)
                 if names is not None:
                     held[node] = names
+            if not configuration.has_quorum(held):
+                return False
             for key in sorted(set().union(*held.values())):
                 ballot = held[base].get(key, ZERO)
                 same = {node for node, names in held.items() if names.get(key, ZERO) == ballot}
@@ -215,6 +221,7 @@ class RangeReading(ABC, Generic[_Row]):
             async with open_tasks() as nursery:
                 for key in keys[at : at + _SIDE_BY_SIDE]:
                     nursery.start_soon(self._settle_key, key)
+        return True
 
     async def _settle_key(self, key: bytes) -> None:
         entry = await self._read_one(self._vault, self.space, key)

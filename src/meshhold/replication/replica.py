@@ -285,18 +285,20 @@ class LocalReplica:
         row = self._index.load(vault, name.space, name.key)
         return name.accepted <= self._acceptor.floor if row is None else row.accepted == name.accepted
 
-    async def take_copies(self, vault: VaultId, copies: Sequence[tuple[Name, Row, bool]]) -> list[bool]:
+    async def take_copies(
+        self, vault: VaultId, copies: Sequence[tuple[Name, Row, bool]], epoch: int | None = None
+    ) -> list[bool]:
         """Take entries that other replicas accepted, durably in one commit; tell of each whether it is held now.
 
         The third of a copy says that it is known to be chosen: then a promise does not keep it out. Whoever got that
         promise has asked a majority, and one of those told of this entry or of a later one; so it changes nothing that
-        this replica knows of it too.
+        this replica knows of it too. That was found out in `epoch`, and proves nothing in a later one; None: in any.
         """
         if not copies:
             return []
         if len(copies) > COPIES_MAX:
-            first = await self.take_copies(vault, copies[:COPIES_MAX])
-            return first + await self.take_copies(vault, copies[COPIES_MAX:])
+            first = await self.take_copies(vault, copies[:COPIES_MAX], epoch)
+            return first + await self.take_copies(vault, copies[COPIES_MAX:], epoch)
         registers = [Register(vault, name.space, name.key) for name, _, _ in copies]
         found = self._clock.tick(self._now_ms())
         ahead = {row.accepted for name, row, _ in copies if self._is_ahead(vault, name, row)}
@@ -306,6 +308,9 @@ class LocalReplica:
         await self._extend(max([found, *(row.accepted for _, row, _ in copies if row.accepted not in ahead)]))
         while True:
             await self._mind_era(vault)
+            adopted = self._seats.adopted(vault)
+            if epoch is not None and (adopted is None or adopted.epoch != epoch):
+                copies = [(name, row, False) for name, row, _ in copies]
             taken, changes = self._plan(vault, copies, found)  # decided at one moment, and held from it on
             busy = self._busy([*registers, *changes])
             if busy is None:

@@ -63,6 +63,7 @@ class Seats:
         self._states: dict[VaultId, _State] = {}
         self._turn = trio.Lock()
         self._followers: list[Follower] = []
+        self._attended: dict[VaultId, int] = {}
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` whenever a configuration is adopted."""
@@ -88,7 +89,7 @@ class Seats:
         """Tell whether this node's replica takes part in rounds of its own epoch."""
         state = self._state(vault)
         seat = None if state.configuration is None else state.configuration.seat_of(self.node)
-        return state.configuration is not None and seat is not None and _is_live(state, state.configuration, seat)
+        return state.configuration is not None and seat is not None and self._is_live(vault, state, seat)
 
     def stance(self, vault: VaultId, epoch: int) -> Outdated | Unaware | Absent | None:
         """Return the refusal that a question of `epoch` gets, or None if this replica answers it."""
@@ -101,7 +102,7 @@ class Seats:
         seat = configuration.seat_of(self.node)
         if seat is None:
             return Absent("it does not keep this index")
-        if not _is_live(state, configuration, seat):
+        if not self._is_live(vault, state, seat):
             return Absent("it is being refilled")
         return None
 
@@ -149,6 +150,30 @@ class Seats:
             if seat is not None and seat.since == since:
                 await self._save(vault, _State(state.configuration, since))
 
+    def attend(self, vault: VaultId, epoch: int) -> None:
+        """Let a newcomer vote in a joint epoch: a majority of the old set knows of no later one (see `enrolment`).
+
+        Not durable: a node that restarts asks again.
+        """
+        self._attended[vault] = epoch
+
+    def is_newcomer(self, vault: VaultId) -> bool:
+        """Tell whether this node's seat begins with the joint epoch that it is in."""
+        configuration = self._state(vault).configuration
+        seat = None if configuration is None else configuration.seat_of(self.node)
+        return configuration is not None and seat is not None and _begins(configuration, seat)
+
+    def _is_live(self, vault: VaultId, state: _State, seat: Seat) -> bool:
+        """Tell whether the seat votes. A newcomer of a joint epoch may: every round has a majority of the old set.
+
+        But one that was wiped may have voted in the next epoch before; so it must have attended to that majority.
+        """
+        configuration = state.configuration
+        if state.mark == seat.since:
+            return True
+        attends = configuration is not None and self._attended.get(vault) == configuration.epoch
+        return configuration is not None and attends and _begins(configuration, seat)
+
     async def leave(self, vault: VaultId) -> None:
         """Forget a vault that was deleted."""
         async with self._turn:
@@ -168,9 +193,8 @@ class Seats:
         self._states[vault] = state
 
 
-def _is_live(state: _State, configuration: Configuration, seat: Seat) -> bool:
-    """Tell whether the seat votes; a newcomer of a joint epoch may, since every round has a majority of the old set."""
-    return state.mark == seat.since or (configuration.is_joint and seat.since == configuration.epoch)
+def _begins(configuration: Configuration, seat: Seat) -> bool:
+    return configuration.is_joint and seat.since == configuration.epoch
 
 
 def _decode(raw: bytes) -> _State:
