@@ -17,6 +17,7 @@ from meshhold.cli.output import (
     time_text,
 )
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.vault_conflicts import conflicts
 from meshhold.cli.vault_index import ask_index, index_lines, set_vault
 from meshhold.cli.vault_members import MEMBER_COMMANDS
 from meshhold.errors import RefusedError
@@ -27,7 +28,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in (*MEMBER_COMMANDS, set_vault):
+for _command in (*MEMBER_COMMANDS, set_vault, conflicts):
     vault.add_command(_command)
 
 

@@ -38,6 +38,7 @@ from meshhold.replication.writer import ChunkWriter
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
 from meshhold.store.care import Care
+from meshhold.store.conflicts import Conflicts
 from meshhold.store.directory import Directory
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
@@ -66,6 +67,7 @@ class Node:
     vaults: Vaults
     access: Access
     care: Care
+    conflicts: Conflicts
     uploads: Uploads
     members: Members
     index_replicas: IndexReplicas
@@ -189,6 +191,7 @@ def _assemble(
         vaults=vaults,
         access=access,
         care=care,
+        conflicts=Conflicts(vaults, registers, objects),
         uploads=uploads,
         members=Members(directory, vaults, nodes, index_replicas),
         index_replicas=index_replicas,

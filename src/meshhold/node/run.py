@@ -82,7 +82,9 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
         async with trio.open_nursery() as doors:
             if config.s3.enabled:
                 await _open_s3(node, stop, doors)
-            dispatch = make_dispatch(node.vaults, node.access, node.care, node.status, node.mesh, node.members)
+            dispatch = make_dispatch(
+                node.vaults, node.access, node.care, node.status, node.mesh, node.members, node.conflicts
+            )
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)
             background.start_soon(node.mesh.run)

@@ -15,7 +15,14 @@ from typing import Final, NoReturn, Protocol
 
 import trio
 
-from meshhold.errors import ConflictError, FatalError, InvalidError, MeshHoldError, UnavailableError
+from meshhold.errors import (
+    ConflictError,
+    FatalError,
+    InvalidError,
+    MeshHoldError,
+    NoMajorityError,
+    UnavailableError,
+)
 from meshhold.model.configuration import REPLICAS_MAX, Configuration, Mode
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.registry.record import Kind
@@ -31,6 +38,8 @@ LOOK_EVERY_S: Final = 15.0
 """A person who starts the new machine sees it taken in within a minute; a look costs nothing while nothing differs."""
 SAME_LOOKS: Final = 2
 """So many looks in a row must want the same, so that news that is still travelling moves nothing back and forth."""
+REPLICAS_ALONE_MAX: Final = 2
+"""Replicas of a vault whose sides go on alone: of three, one that is cut off could miss that the others stopped."""
 TURN_LOOKS: Final = 2
 """So many looks later the next one of the replicas begins what the one before it did not."""
 NEWCOMER_S: Final = 3.0
@@ -48,6 +57,12 @@ class IndexChange(Protocol):
 
     async def current(self, vault: VaultId) -> Configuration:
         """Return what is in force, as a majority of the replicas says. Errors: `NoMajorityError`."""
+
+    async def survive(self, vault: VaultId, gone: NodeId) -> Configuration:
+        """Let this node keep the index alone, where `gone` was the only other one; return what is in force then.
+
+        Errors: `ConflictError` and `NoMajorityError` say why it cannot: nothing has changed then.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,9 @@ class IndexReplicas:
         states = await self._roll_call.views(bucket.id, configuration)
         move = self._moves.get(bucket.id)
         members = configuration.members
-        wanted = members if bucket.index_pinned else self._choice(bucket.id, members)
+        wanted = (
+            members if bucket.index_pinned else self._choice(bucket.id, members, wanted=_wanted(configuration.mode))
+        )
         return IndexView(
             consistency=str(configuration.mode),
             pinned=bucket.index_pinned,
@@ -141,9 +158,12 @@ class IndexReplicas:
         if nodes is not None:
             self._check(bucket, nodes)
         configuration = await self._change.current(bucket.id)
+        mode = mode or configuration.mode
         if auto:
-            nodes = await self._within_reach(bucket.id, configuration.members, NEWCOMER_S)
+            wanted = _wanted(mode)
+            nodes = await self._within_reach(bucket.id, configuration.members[:wanted], NEWCOMER_S, wanted=wanted)
         chosen = configuration.members if nodes is None else tuple(nodes)
+        _check_mode(bucket, chosen, mode)
         silent = await self._roll_call.silent(bucket.id, set(chosen) - set(configuration.nodes), NEWCOMER_S)
         if silent:
             names = ", ".join(self._nodes.name_of(node) for node in sorted(silent))
@@ -153,7 +173,7 @@ class IndexReplicas:
             )
         if auto or nodes is not None:
             await self._pin(bucket, pinned=not auto)
-        return await self._move(bucket.id, configuration, chosen, mode or configuration.mode, patience_s)
+        return await self._move(bucket.id, configuration, chosen, mode, patience_s)
 
     async def renew(self, vault: VaultId, *, patience_s: float) -> bool:
         """Choose anew after the members changed, unless people chose; return whether nothing is left to be done.
@@ -164,23 +184,32 @@ class IndexReplicas:
         if bucket is None or bucket.index_pinned:
             return True
         configuration = await self._change.current(vault)
-        chosen = await self._within_reach(vault, configuration.members, NEWCOMER_S)
+        wanted = _wanted(configuration.mode)
+        chosen = await self._within_reach(vault, configuration.members, NEWCOMER_S, wanted=wanted)
         moved = await self._move(vault, configuration, chosen, configuration.mode, patience_s)
-        return moved and set(chosen) == set(self._choice(vault, configuration.members))
+        return moved and set(chosen) == set(self._choice(vault, configuration.members, wanted=wanted))
 
     def keeps(self, vault: VaultId, node: NodeId) -> bool:
         """Tell whether a node keeps the index, as far as this one knows."""
         return node in self._seats.configuration(vault).nodes
 
-    async def take_from(self, bucket: Bucket, node: NodeId, *, patience_s: float) -> bool:
-        """Let others keep the index in place of `node`; return whether that ended within `patience_s`.
+    async def take_from(self, bucket: Bucket, node: NodeId, *, patience_s: float, gone: bool = False) -> bool:
+        """Let others keep the index in place of `node`; return whether it keeps nothing any more after `patience_s`.
 
-        Of replicas that people chose the others stay, and another member takes the place if there is one.
-        Errors: `UnavailableError` if too few of the present replicas answer: nothing has changed then.
+        Of replicas that people chose the others stay, and another member takes the place if there is one. `gone`: the
+        node is lost for good, so where no majority is left without it, this node may go on alone.
+        Errors: `UnavailableError` if too few of the present replicas answer, `ConflictError` if this node cannot go on
+        alone: nothing has changed then.
         """
-        configuration = await self._change.current(bucket.id)
+        kept = len(self._seats.configuration(bucket.id).members)
+        try:
+            configuration = await self._change.current(bucket.id)
+        except NoMajorityError:
+            if not gone:
+                raise
+            configuration = await self._change.survive(bucket.id, node)
         staying = [each for each in configuration.members if each != node]
-        wanted = len(configuration.members) if bucket.index_pinned else REPLICAS_WANTED
+        wanted = kept if bucket.index_pinned else _wanted(configuration.mode)
         chosen = await self._within_reach(bucket.id, staying, 0.0, without=node, wanted=wanted)
         if not chosen:
             raise UnavailableError(
@@ -188,7 +217,8 @@ class IndexReplicas:
                 "member answers that could",
                 "start one of them, or add a member",
             )
-        return await self._move(bucket.id, configuration, chosen, configuration.mode, patience_s)
+        moved = await self._move(bucket.id, configuration, chosen, configuration.mode, patience_s)
+        return moved or not self.keeps(bucket.id, node)
 
     # -- by itself --------------------------------------------------------------------------------------------------
 
@@ -224,7 +254,8 @@ class IndexReplicas:
         await self._directory.publish(bucket.id, configuration)
         if bucket.index_pinned:
             return
-        chosen = await self._within_reach(bucket.id, configuration.members, 0.0)
+        wanted = _wanted(configuration.mode)
+        chosen = await self._within_reach(bucket.id, configuration.members, 0.0, wanted=wanted)
         wish = frozenset(chosen)
         if wish == set(configuration.members):
             self._wishes.pop(bucket.id, None)
@@ -350,6 +381,18 @@ class IndexReplicas:
             _LOG.warning("the index of vault %s is not kept by %s yet: %s", short_id(vault), names, error)
         finally:
             move.done.set()
+
+
+def _wanted(mode: Mode) -> int:
+    return REPLICAS_WANTED if mode is Mode.LINEARIZABLE else REPLICAS_ALONE_MAX
+
+
+def _check_mode(bucket: Bucket, nodes: Sequence[NodeId], mode: Mode) -> None:
+    if mode is Mode.AVAILABLE and len(nodes) > REPLICAS_ALONE_MAX:
+        raise ConflictError(
+            f"consistency {mode} is for two machines, and {len(nodes)} are to keep the index of vault {bucket.name!r}",
+            f"name {REPLICAS_ALONE_MAX} with --index-replicas, or keep it linearizable: one of three may be off then",
+        )
 
 
 def offered_modes() -> tuple[str, ...]:
