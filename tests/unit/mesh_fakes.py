@@ -127,7 +127,7 @@ class IndexView:
 class FakeMembers:
     """The members of one vault, `photos`: at first this node alone. Reliable ones keep its index, as far as awake.
 
-    `lost`: nobody knows who keeps it. `asleep`: names of nodes that cannot be asked.
+    `lost`: nobody knows who keeps it. `asleep`: names of nodes that cannot be asked. `dead`: removed only as gone.
     """
 
     def __init__(self, mesh: FakeMesh) -> None:
@@ -135,6 +135,7 @@ class FakeMembers:
         self.found = [self._view("attic", "trusted")]
         self.epoch = 1
         self.asleep: set[str] = set()
+        self.dead: set[str] = set()
         self.index = IndexView()
         self.keepers: list[str] | None = None
         self.lost = False
@@ -180,9 +181,11 @@ class FakeMembers:
         self.found = [*self.found, made]
         return made
 
-    async def remove(self, vault: str, node: str) -> None:
-        gone = self._mesh.node(node).id
-        left = [member for member in self.views(vault) if member.node_id != gone]
+    async def remove(self, vault: str, node: str, *, gone: bool) -> None:
+        removed = self._mesh.node(node)
+        if removed.name in self.dead and not gone:
+            raise NoMajorityError("too few of the 2 index replicas answer", "start those machines")
+        left = [member for member in self.views(vault) if member.node_id != removed.id]
         if not any(member.role == "trusted" for member in left):
             raise ConflictError(f"it is the last trusted member of vault {vault!r}", "add another one first")
         self.found = left

@@ -13,6 +13,7 @@ from tests.unit.healing_kit import VAULT, Mesh, Node, open_mesh, wait_until
 from trio.testing import MockClock
 
 from meshhold.errors import (
+    ConflictError,
     InvalidError,
     NoMajorityError,
     PeerUnreachableError,
@@ -297,3 +298,138 @@ async def test_a_replica_that_returns_after_it_was_replaced_drops_what_it_held(
     await three.seats.adopt(VAULT, back.end_change())
     assert three.row("k") is None
     assert not three.seats.votes(VAULT)
+
+
+# -- one of two is gone for good ------------------------------------------------------------------------------------
+
+
+async def test_the_survivor_of_two_goes_on_with_all_that_was_acknowledged(
+    mesh: Mesh,
+    autojump_clock: MockClock,  # noqa: ARG001 - questions to the dead take their time
+) -> None:
+    """Whichever of them took the writes. Who comes back is told, keeps nothing, and brings nothing back."""
+    one, two = await mesh.found(2)
+    for at in range(20):
+        await (one, two)[at % 2].put(f"k{at}", f"v{at}")
+    await two.delete("k3")
+    mesh.cut = {1}
+    await two.plant("k4", two.stamp(), "never acknowledged")
+    await two.plant("only there", two.stamp())
+    with pytest.raises(NoMajorityError):
+        await one.get("k0")
+    before = one.seats.configuration(VAULT)
+    alone = await one.reconfiguration.survive(VAULT, two.node)
+    assert (alone.epoch, alone.members, alone.before) == (before.epoch + 2, (one.node,), ())
+    assert alone.seats[0] == before.seat_of(one.node)
+    assert (await registered(one), one.published) == (alone, [alone])
+    assert [await one.get(f"k{at}") for at in range(20)] == [None if at == 3 else f"v{at}" for at in range(20)]
+    await one.put("k5", "later")
+    mesh.cut = set()
+    assert await two.get("k4") == "v4", "it asks, is told, and reads from who keeps the index now"
+    assert await two.get("k5") == "later"
+    assert await two.get("only there") is None
+    assert two.seats.adopted(VAULT) == alone
+    assert (two.index.counts(VAULT).objects, two.row("only there"), two.seats.votes(VAULT)) == (0, None, False)
+    again = await one.reconfiguration.change(VAULT, ids(one, two))
+    assert [seat.since for seat in again.seats] == [before.seats[0].since, alone.epoch + 1]
+    assert [await two.get(key) for key in ("k4", "k5", "only there")] == ["v4", "later", None]
+
+
+async def test_a_write_that_the_dead_had_not_taken_happens_once_or_never(
+    mesh: Mesh,
+    autojump_clock: MockClock,  # noqa: ARG001 - questions to the dead take their time
+) -> None:
+    """It is in flight while the survivor is told to go on, and ends there."""
+    one, two = await mesh.found(2)
+    await one.put("k", "old")
+
+    async def die(_caller: Node, _target: Node, name: str, _body: Any) -> None:
+        if name == ACCEPT:
+            mesh.cut = {1}
+
+    mesh.before_call = die
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.put, "k", "new")
+        await wait_until(lambda: mesh.cut == {1}, 5)
+        await one.reconfiguration.survive(VAULT, two.node)
+    assert await one.get("k") == "new"
+    entry = await one.registers.read(VAULT, Space.OBJECTS, b"k")
+    assert entry is not None
+    assert entry.generation == 2
+
+
+async def test_a_survivor_that_stopped_halfway_is_asked_again(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it goes by is durable first; its row and what the mesh is told follow. Then there is nothing left to do."""
+    one, two = await mesh.found(2)
+    mesh.cut = {1}
+
+    async def fail(*_: Any) -> None:
+        raise StorageFailedError("the disk fails")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.registers, "change", fail)
+        with pytest.raises(StorageFailedError):
+            await one.reconfiguration.survive(VAULT, two.node)
+    one = await mesh.restart(0)
+    alone = await one.reconfiguration.survive(VAULT, two.node)
+    assert (alone.epoch, await registered(one), one.published) == (3, alone, [alone])
+    assert await one.reconfiguration.survive(VAULT, two.node) == alone
+    assert one.published == [alone]
+
+
+async def test_each_alone_goes_on_alone(mesh: Mesh) -> None:
+    """What only the other one had taken is lost then, as that mode says."""
+    one, two = await mesh.found(2)
+    await one.reconfiguration.change(VAULT, ids(one, two), Mode.AVAILABLE)
+    mesh.cut = {1}
+    await one.put("k")
+    alone = await one.reconfiguration.survive(VAULT, two.node)
+    assert (alone.members, alone.mode) == ((one.node,), Mode.AVAILABLE)
+    assert await one.get("k") == "x"
+
+
+async def test_who_answers_is_not_gone(mesh: Mesh) -> None:
+    """Whatever it says: a refusal is an answer."""
+    one, two = await mesh.found(2)
+    with pytest.raises(ConflictError, match="n1 answers: it is not gone"):
+        await one.reconfiguration.survive(VAULT, two.node)
+    await two.seats.leave(VAULT)
+    with pytest.raises(ConflictError, match="n1 answers: it is not gone"):
+        await one.reconfiguration.survive(VAULT, two.node)
+    assert one.seats.configuration(VAULT).epoch == 1
+
+
+async def test_two_of_three_are_needed_and_named(mesh: Mesh) -> None:
+    one, _, three = await mesh.found(3)
+    mesh.cut = {1, 2}
+    with pytest.raises(NoMajorityError, match=r"3 nodes keep the index.*n2 is replaced, and too few of n0, n1 answer"):
+        await one.reconfiguration.survive(VAULT, three.node)
+    assert one.seats.configuration(VAULT).epoch == 1
+
+
+async def test_only_a_replica_that_votes_survives(mesh: Mesh) -> None:
+    one, two = await mesh.found(2)
+    outside = await mesh.add()
+    await outside.seats.adopt(VAULT, one.seats.configuration(VAULT))
+    mesh.cut = {1}
+    with pytest.raises(ConflictError, match="n0 keeps the index, and this node does not"):
+        await outside.reconfiguration.survive(VAULT, two.node)
+    wiped = await mesh.restart(0, wiped=True)
+    await wiped.seats.adopt(VAULT, outside.seats.configuration(VAULT))
+    with pytest.raises(ConflictError, match="replica is not complete, and only n1 has the rest"):
+        await wiped.reconfiguration.survive(VAULT, two.node)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_change_under_way_is_not_cut_short(mesh: Mesh, adopted: bool) -> None:
+    """Whether it is adopted here, or only in this node's own row."""
+    one, two = await mesh.found(2)
+    three = await mesh.add()
+    joint = one.seats.configuration(VAULT).begin_change(ids(one, two, three), Mode.LINEARIZABLE)
+    await one.reconfiguration._begin(VAULT, one.seats.configuration(VAULT), joint)
+    if adopted:
+        await one.seats.adopt(VAULT, joint)
+    mesh.cut = {1}
+    with pytest.raises(ConflictError, match="a change of the index replicas was under way when n1 went away"):
+        await one.reconfiguration.survive(VAULT, two.node)
+    assert one.seats.configuration(VAULT) == (joint if adopted else Configuration(1, joint.before))

@@ -82,6 +82,14 @@ class Around:
         self.changes.append(tuple(sorted(self.names[node] for node in nodes)))
         return stable
 
+    async def survive(self, vault: VaultId, gone: NodeId) -> Configuration:
+        known = self.kit.seats.configuration(vault)
+        if set(known.members) != {gone, self.ids["me"]}:
+            raise NoMajorityError("too few replicas answer, and more than one of them", "start them")
+        alone = Configuration(known.epoch + 2, tuple(seat for seat in known.seats if seat.node != gone))
+        await self.kit.seats.adopt(vault, alone)
+        return alone
+
     def kept_by(self, vault: VaultId) -> set[str]:
         return {self.names[node] for node in self.kit.seats.configuration(vault).members}
 
@@ -294,6 +302,60 @@ async def test_the_only_replica_stays_while_nobody_can_take_over(home: Home) -> 
     home.around.asleep = set()
     await home.members.remove("photos", "me")
     assert home.kept_by == {"bob"}
+
+
+@virtual
+async def test_the_other_one_of_two_is_given_up_when_it_is_gone_for_good(home: Home) -> None:
+    """Not before somebody says so; then it is removed as any other, and the next machine is taken in."""
+    await home.add("bob")
+    epoch = home.bucket.keys.epoch
+    home.around.asleep = {"bob"}
+    with pytest.raises(NoMajorityError):
+        await home.members.remove("photos", "bob")
+    await home.members.remove("photos", "bob", gone=True)
+    assert (home.kept_by, home.bucket.keys.epoch) == ({"me"}, epoch + 1)
+    assert [member.name for member in home.members.views("photos")] == ["me"]
+    await home.add("cid")
+    assert home.kept_by == {"me", "cid"}
+
+
+@virtual
+async def test_another_member_takes_the_place_of_one_that_is_gone(home: Home) -> None:
+    """Also where people had chosen, who wanted two."""
+    await home.add("bob", "cid")
+    await home.set("me", "bob")
+    home.around.asleep = {"bob"}
+    await home.members.remove("photos", "bob", gone=True)
+    assert (home.kept_by, home.bucket.index_pinned) == ({"me", "cid"}, True)
+
+
+@virtual
+async def test_a_member_is_removed_even_where_its_successor_takes_long(home: Home) -> None:
+    await home.add("bob", "cid")
+    await home.set("me", "bob")
+    home.around.asleep = {"bob"}
+    home.around.takes_s = CHANGE_S * 2
+    async with home.running():
+        await home.members.remove("photos", "bob", gone=True)
+        assert [member.name for member in home.members.views("photos")] == ["cid", "me"]
+        await trio.sleep(CHANGE_S)
+    assert home.kept_by == {"me", "cid"}
+
+
+@virtual
+async def test_where_a_majority_is_gone_nobody_is_given_up(home: Home) -> None:
+    await home.add("bob", "cid")
+    home.around.asleep = {"bob", "cid"}
+    with pytest.raises(NoMajorityError):
+        await home.members.remove("photos", "bob", gone=True)
+    assert (home.kept_by, len(home.members.views("photos"))) == ({"me", "bob", "cid"}, 3)
+
+
+@virtual
+async def test_who_answers_is_replaced_as_ever_even_if_it_is_called_gone(home: Home) -> None:
+    await home.add("bob")
+    await home.members.remove("photos", "bob", gone=True)
+    assert home.around.changes[-1] == ("me",)
 
 
 @virtual

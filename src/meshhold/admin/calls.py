@@ -271,7 +271,7 @@ def _member_calls(members: Members) -> dict[str, _Call]:
         return await members.add(args["vault"], args["node"], trusted=args["trusted"])
 
     async def remove(args: dict[str, Any], _progress: Progress) -> Any:
-        await members.remove(args["vault"], args["node"])
+        await members.remove(args["vault"], args["node"], gone=args["gone"])
 
     async def rotate(args: dict[str, Any], _progress: Progress) -> Any:
         return {"epoch": await members.rotate(args["vault"])}
@@ -280,7 +280,7 @@ def _member_calls(members: Members) -> dict[str, _Call]:
     return {
         "vault.members": _Call(views, {"vault": _TEXT}),
         "vault.member_add": _Call(add, target | {"trusted": _Argument(bool, default=True)}),
-        "vault.member_remove": _Call(remove, target),
+        "vault.member_remove": _Call(remove, target | {"gone": _FLAG}),
         "vault.rotate_key": _Call(rotate, {"vault": _TEXT}),
     }
 

@@ -138,10 +138,11 @@ class Members(Protocol):
     async def add(self, vault: str, node: str, /, *, trusted: bool) -> Any:
         """Make a node a member; return its view. Errors: `ConflictError` if it is one already."""
 
-    async def remove(self, vault: str, node: str, /) -> None:
+    async def remove(self, vault: str, node: str, /, *, gone: bool) -> None:
         """End a membership; after that of a trusted member the vault's keys are rotated.
 
-        One that keeps the index is replaced first. Errors: `UnavailableError` while that is not done.
+        One that keeps the index is replaced first; `gone` says that it will never come back with its data, so that the
+        other one of two need not wait for it. Errors: `UnavailableError` while that is not done.
         """
 
     async def index_view(self, vault: str, /) -> Any:

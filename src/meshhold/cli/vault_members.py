@@ -9,11 +9,17 @@ import click
 from meshhold.cli.output import SHORT_LENGTH, print_table, printable
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.vault_index import LINEARIZABLE, IndexView, advice_lines, ask_index
+from meshhold.errors import RefusedError
 
 TRUSTED: Final = "trusted"
 _LARGE_STAY: Final = """\
 In this version the content of objects above 16 KiB stays on the machine that they were put on: only names and metadata
 are copied. Keep a backup."""
+
+_GONE: Final = """\
+--gone is for a machine that is stolen or broken. If {node} ever came back with its data, or were told the same of
+this machine, each of the two would go on with an index of its own, and what one of them stores would be lost.
+In a vault with `consistency: available`, what only {node} had taken is lost."""
 
 
 @click.command("members")
@@ -87,22 +93,42 @@ def _second_lines(view: IndexView, vault_ref: str) -> list[str]:
 @click.command("remove-member")
 @click.argument("vault_ref", metavar="VAULT")
 @click.argument("node_ref", metavar="NODE")
+@click.option("--gone", is_flag=True, help="Its machine is stolen or broken: it will never come back with its data.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @client_options
 @click.pass_obj
-def remove_member(session: Session, vault_ref: str, node_ref: str) -> None:
-    """Take a vault from a node. After a trusted member the vault's keys are changed."""
+def remove_member(session: Session, vault_ref: str, node_ref: str, gone: bool, yes: bool) -> None:
+    """Take a vault from a node. After a trusted member the vault's keys are changed.
+
+    A member that keeps the vault's index is replaced first. Where only two machines keep it and the other one is gone
+    for good, that is refused, since both would have to agree: then --gone lets this one go on alone. If the vault is
+    linearizable, it holds all that was ever acknowledged. Never use --gone for a machine that is only off or out of
+    reach, and never on both machines: each would go on with an index of its own, and what one stores would be lost.
+    """
     before = session.call("vault.members", {"vault": vault_ref})
-    session.call("vault.member_remove", {"vault": vault_ref, "node": node_ref})
+    if gone and not yes and not _is_gone(node_ref):
+        raise RefusedError("nobody was removed", "answer y, or use --yes in scripts")
+    session.call("vault.member_remove", {"vault": vault_ref, "node": node_ref, "gone": gone})
     left = session.call("vault.members", {"vault": vault_ref})
-    gone = next((m for m in before if m["node_id"] not in {other["node_id"] for other in left}), None)
+    removed = next((m for m in before if m["node_id"] not in {other["node_id"] for other in left}), None)
 
     def people() -> None:
-        print(printable(f"{_named(gone) if gone else node_ref} is no member of vault {vault_ref} any more"))
-        if gone and gone["role"] == TRUSTED:
+        print(printable(f"{_named(removed) if removed else node_ref} is no member of vault {vault_ref} any more"))
+        if removed and removed["role"] == TRUSTED:
             click.echo("The vault's keys were changed: it cannot open what is written from now on.", err=True)
             click.echo("What it could read until now it may have kept.", err=True)
 
-    session.show(gone or {"node": node_ref}, people)
+    session.show(removed or {"node": node_ref}, people)
+
+
+def _is_gone(node_ref: str) -> bool:
+    """Ask whether the machine is gone for good; nobody there to answer means no."""
+    click.echo(_GONE.format(node=printable(node_ref)), err=True)
+    try:
+        return click.confirm(f"will {printable(node_ref)} never come back with its data?", err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
 
 
 @click.command("rotate-key")

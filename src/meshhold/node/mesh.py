@@ -402,10 +402,16 @@ class Mesh:
         await self._keeper.forget(self._is_of_others)
 
     def _is_of_others(self, record: Record) -> bool:
-        """Tell whether a record means nothing outside the mesh: all but own keys, and vaults that this node holds."""
-        if record.kind in {Kind.NODE, Kind.BAN, Kind.SWARM}:
-            return True
+        """Tell whether a record means nothing outside the mesh: all but own keys, and vaults that this node holds.
+
+        Its own farewell stays too: what it says of itself when it comes back must be stamped later, also after a
+        restart.
+        """
         me = self._identity.node_id
+        if record.kind is Kind.NODE:
+            return record.key != me
+        if record.kind in {Kind.BAN, Kind.SWARM}:
+            return True
         if record.kind is Kind.KEY:
             return bool(record.public.get("node") != me)
         held = self._keeper.registry.get(Kind.MEMBER, f"{record.scope}/{me}") is not None

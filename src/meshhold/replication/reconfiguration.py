@@ -26,6 +26,8 @@ from meshhold.errors import (
     InvalidError,
     MeshHoldError,
     NoMajorityError,
+    PeerError,
+    ReplicaRefusedError,
     UnavailableError,
     UnknownOutcomeError,
 )
@@ -48,6 +50,8 @@ ASK_EVERY_S: Final = 1.0
 STILL_S: Final = 30.0
 """A change that stands still for so long is taken over."""
 LOOK_EVERY_S: Final = 15.0
+SILENT_S: Final = 5.0
+"""How long a replica that is said to be gone may take to contradict."""
 ROUNDS_MAX: Final = 8
 """Changes of others that one change waits for."""
 _KEY: Final = b""
@@ -129,6 +133,86 @@ class Reconfiguration:
     async def current(self, vault: VaultId) -> Configuration:
         """Return what is in force, as a quorum of the replicas tells. Errors: `NoMajorityError`."""
         return await self._read(vault)
+
+    # -- without the other one of two ---------------------------------------------------------------------------------
+
+    async def survive(self, vault: VaultId, gone: NodeId) -> Configuration:
+        """Keep the index alone from now on, since the other one of two replicas is gone for good.
+
+        Nothing that was acknowledged is missing, although nobody else is asked. Both seats make each quorum of a
+        stable epoch e, so this replica has accepted whatever was chosen in it, and before: it votes. A configuration
+        of a later epoch is chosen in e first, and shows in this replica's own row; a joint one still needs majorities
+        of both sets, hence this replica, which answers in its own epoch only. So nobody goes by an epoch above e + 1,
+        and once this replica goes by e + 2 no round of e or e + 1 completes any more. Whoever asks it is told; the
+        other half, should it come back, has no seat in e + 2 and drops its rows: what it alone accepted was not chosen.
+
+        That holds as long as one of the two does this and not the other as well: both would go on apart, each with its
+        own e + 2. Nobody can tell from here, so a person must know that the machine will never come back with its data.
+        Where each side goes on alone, what only the other one had taken is lost.
+        Returns what is in force then, and does nothing if `gone` has no seat in it.
+        Errors: `ConflictError` and `NoMajorityError` say what is missing, and nothing has changed; those of the disk.
+        """
+        async with self._turn(vault):
+            known = self._seats.configuration(vault)
+            me = self._seats.node
+            seat = known.seat_of(me)
+            if gone in known.nodes:
+                self._check_survivor(vault, known, gone)
+                await self._check_gone(vault, gone)
+                if seat is None or self._seats.configuration(vault) != known:
+                    raise ConflictError("who keeps the index has changed meanwhile", "see `meshhold vault show`")
+                known = Configuration(known.epoch + 2, (seat,), mode=known.mode)
+                await self._seats.adopt(vault, known)
+                name = self._name_of(gone)
+                _LOG.warning("vault %s: its index is kept by this node alone, %s is gone", short_id(vault), name)
+            if known.members == (me,) and not known.is_joint:
+                if self._heard_of(vault) < known.epoch:
+                    await self._registers.change(vault, Space.CONFIGURATION, _KEY, lambda _: Write(known))
+                await self._tell(vault, known)
+            return known
+
+    def _check_survivor(self, vault: VaultId, known: Configuration, gone: NodeId) -> None:
+        """Errors: `ConflictError`, `NoMajorityError` unless this node and the one that is gone were the only ones."""
+        me = self._seats.node
+        others = [node for node in known.nodes if node != gone]
+        name = self._name_of(gone)
+        if known.is_joint or self._heard_of(vault) > known.epoch:
+            raise ConflictError(
+                f"a change of the index replicas was under way when {name} went away, and whether it took effect only "
+                f"{self._names(known.nodes)} can tell",
+                f"start {self._names(others)}, or bring {name} back with its data; else restore a backup",
+            )
+        if others != [me]:
+            if me not in known.nodes and len(others) == 1:
+                raise ConflictError(f"{self._names(others)} keeps the index, and this node does not", "run this there")
+            raise NoMajorityError(
+                f"{len(known.seats)} nodes keep the index of vault {short_id(vault)}: a majority must say that {name} "
+                f"is replaced, and too few of {self._names(others)} answer",
+                "start these; then the ordinary way works",
+            )
+        if not self._seats.votes(vault):
+            raise ConflictError(
+                f"this node's replica is not complete, and only {name} has the rest",
+                f"bring {name} back with its data, or restore a backup",
+            )
+
+    async def _check_gone(self, vault: VaultId, node: NodeId) -> None:
+        """Errors: `ConflictError` if the node answers, whatever it says."""
+        with trio.move_on_after(SILENT_S):
+            try:
+                await self._fellows(node).health(vault)
+            except FatalError:
+                raise
+            except ReplicaRefusedError:
+                pass  # an answer too
+            except (UnavailableError, PeerError):
+                return
+            except MeshHoldError:
+                pass
+            raise ConflictError(
+                f"{self._name_of(node)} answers: it is not gone",
+                f"try it without --gone, or ban it first: meshhold node ban {self._name_of(node)}",
+            )
 
     async def _check_present(self, vault: VaultId, current: Configuration, nodes: Sequence[NodeId], mode: Mode) -> None:
         """Errors: `UnavailableError` if a node does not answer without which the change must not begin.

@@ -100,25 +100,26 @@ class Members:
                 _LOG.warning("the index replicas of vault %s stay as they are for now: %s", bucket.name, error)
         return next(view for view in self.views(vault) if view.node_id == facts.id)
 
-    async def remove(self, vault: str, node: str) -> None:
+    async def remove(self, vault: str, node: str, *, gone: bool = False) -> None:
         """End a membership. After a trusted member the keys are rotated: it cannot open what is written from now on.
 
-        One that keeps the index is replaced first.
-        Errors: `NotFoundError`; `ConflictError` for the last trusted member; `UnavailableError` while the index
-        cannot be taken from it, or is still being moved: nothing was removed then.
+        One that keeps the index is replaced first. `gone`: the machine is lost for good and never comes back with its
+        data; then the other one of two index replicas, this node, goes on alone.
+        Errors: `NotFoundError`; `ConflictError` for the last trusted member, or if this node cannot go on alone;
+        `UnavailableError` while the index cannot be taken from it, or is still being moved: nothing was removed then.
         """
         async with self._changes:
             bucket = self._vaults.find(vault)
-            gone = self._named(bucket, node)
-            others = [r for r in self._trusted(bucket) if r.key != gone.key]
+            member = self._named(bucket, node)
+            others = [r for r in self._trusted(bucket) if r.key != member.key]
             if not others:
                 raise ConflictError(
                     f"it is the last trusted member of vault {bucket.name!r}",
                     "add another one first, or delete the vault",
                 )
-            await self._take_index_from(bucket, NodeId(gone.key.split("/", 1)[1]))
-            deletion = self._directory.vault_deletion(bucket.keys, Kind.MEMBER, gone.key)
-            rotated = self._rotated(bucket, others) if gone.public["role"] == TRUSTED else []
+            await self._take_index_from(bucket, NodeId(member.key.split("/", 1)[1]), gone=gone)
+            deletion = self._directory.vault_deletion(bucket.keys, Kind.MEMBER, member.key)
+            rotated = self._rotated(bucket, others) if member.public["role"] == TRUSTED else []
             await self._directory.write(*rotated, deletion)
 
     async def rotate(self, vault: str) -> int:
@@ -147,10 +148,10 @@ class Members:
             nodes = None if replicas is None or auto else [self._nodes.find(node).id for node in replicas]
             return await self._index.set(bucket, nodes, auto=auto, mode=mode, patience_s=CHANGE_S)
 
-    async def _take_index_from(self, bucket: Bucket, node: NodeId) -> None:
+    async def _take_index_from(self, bucket: Bucket, node: NodeId, *, gone: bool) -> None:
         if not self._index.keeps(bucket.id, node):
             return
-        if not await self._index.take_from(bucket, node, patience_s=CHANGE_S):
+        if not await self._index.take_from(bucket, node, patience_s=CHANGE_S, gone=gone):
             raise UnavailableError(
                 f"{self._nodes.name_of(node)} still keeps the index of vault {bucket.name!r}, while others take it "
                 "over; it has not been removed yet",
