@@ -145,6 +145,10 @@ class NoMajorityError(UnavailableError):
     """Too few index replicas answered; the message names the missing ones."""
 
 
+class TooFewNodesError(UnavailableError):
+    """Fewer reliable nodes are live than have to keep a chunk before a write is acknowledged."""
+
+
 class ReplicaRefusedError(UnavailableError):
     """A replica takes no part in this now: it goes by another epoch, or is being refilled."""
 

@@ -1,0 +1,220 @@
+"""Which members make which ring? A pure function of the members: no history, so that all machines agree unasked.
+
+Weighted rendezvous hashing with bounded loads. Each member visits the partitions in an order of its own (`visits`),
+at a speed that goes with its capacity; first come is first holder, and so on for the next ranks. Chance alone would
+give some members a quarter more than their share, so a member that is full is passed by. Rules:
+
+1. Ranks are given one after the other: first holders of all partitions, then second ones, so that each factor up to
+   `FACTOR_EVEN` is even by itself.
+2. Copies are in distinct zones while there are zones left.
+3. A member is full for a factor at `CLAIM_PERMILLE` of its share (`shares`). Within that, nothing is evened out: what
+   hangs on others moves data when others come and go.
+4. Who would win much too often by the rules of the race, not by chance, is slowed down (`handicaps`).
+
+Of each rank, the result is the only one in which no member and no partition would both rather have each other (a stable
+matching), so a member that comes displaces little beyond what it takes.
+Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998); Mirrokni, Thorup and
+Zadimoghaddam, "Consistent hashing with bounded loads" (2018); Gale and Shapley (1962).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, islice, repeat
+from typing import Final
+
+from meshhold.errors import InvalidError
+from meshhold.placement.handicaps import EXCESS_PERMILLE, PAR, plan_handicaps
+from meshhold.placement.ring import BITS_MAX, DEPTH_MAX, MEMBERS_MAX, Ring, RingMember, build_ring
+from meshhold.placement.shares import ONE, fair_shares
+from meshhold.placement.visits import shuffle_partitions, visit_times
+
+FACTOR_EVEN: Final = 3
+"""Up to this factor, the usual one, loads are bounded. Beyond it the race decides alone."""
+CLAIM_PERMILLE: Final = 1_095
+"""Aim: 1,100, with room for rounding. Each per cent less moves more data."""
+REACH: Final = 8
+"""A member visits so many times the partitions that it is to hold: 24 members pass by each partition on average."""
+BITS_MIN: Final = 3
+
+_NOBODY: Final = -1
+_MEMBER_BITS: Final = 12
+_REACH_MIN: Final = 64
+_PACE: Final = 1 << 8
+"""The fastest clock's time from one tick to the next: leaves 8 bits for the difference between speeds."""
+_PACE_MAX: Final = 1 << 48
+
+
+def bits_for(members: int) -> int:
+    """Return how many bits of a chunk's id tell its partition, in a mesh of so many members.
+
+    Where a member holds few partitions, chance makes loads uneven: 128 for each member keep it in bounds. Each step
+    to more partitions is another ring altogether, so there are few steps, and none that a home or a team takes.
+    """
+    return 12 if members <= 32 else 16 if members <= 512 else BITS_MAX
+
+
+def plan_ring(members: Iterable[RingMember], bits: int | None = None) -> Ring:
+    """Return the ring of these members, the same for the same members in whatever order.
+
+    `bits` is for whoever keeps the number of partitions while a mesh grows over a step of `bits_for`.
+    Errors: `InvalidError` for a node that is listed twice, too many members, or `bits` out of range.
+    """
+    ranked = tuple(sorted(members))
+    if len({member.node for member in ranked}) != len(ranked):
+        raise InvalidError("a node is listed twice among the members of a ring", "list each once")
+    if len(ranked) > MEMBERS_MAX:
+        raise InvalidError(f"{len(ranked)} members are more than a ring takes", f"use up to {MEMBERS_MAX}")
+    bits = bits_for(len(ranked)) if bits is None else bits
+    if not BITS_MIN <= bits <= BITS_MAX:
+        raise InvalidError(f"a ring of 2^{bits} partitions is out of range", f"use {BITS_MIN} to {BITS_MAX} bits")
+    return build_ring(bits, ranked, _Plan(ranked, bits).run() if ranked else repeat((), 1 << bits))
+
+
+class _Plan:
+    """The race of one plan. Members and zones are known by their places in sorted order."""
+
+    def __init__(self, members: Sequence[RingMember], bits: int) -> None:
+        self._members = members
+        self._bits = bits
+        self._partitions = 1 << bits
+        names = sorted({member.zone for member in members})
+        places = {name: place for place, name in enumerate(names)}
+        self._zones = len(names)
+        self._zone_of = [places[member.zone] for member in members]
+        self._ranks = min(FACTOR_EVEN, len(members))
+        self._shares = [fair_shares(members, factor) for factor in range(1, self._ranks + 1)]
+        self._rows: list[list[int]] = [[] for _ in range(self._partitions)]
+        self._held = [0] * len(members)
+
+    def run(self) -> list[list[int]]:
+        """Return for each partition the places of its members, in order."""
+        reach = [
+            min(self._partitions, REACH * self._partitions * share // ONE + _REACH_MIN) for share in self._shares[-1]
+        ]
+        wishes = [
+            shuffle_partitions(member.node, self._bits, count)
+            for member, count in zip(self._members, reach, strict=True)
+        ]
+        times = visit_times(self._bits)
+        speeds: list[int] = []
+        arrivals: list[int] = []
+        for factor in range(1, self._ranks + 1):
+            before, speeds = speeds, self._speeds(factor)
+            if speeds != before:
+                arrivals = self._arrivals(wishes, times, speeds)
+            self._fill_rank(factor, arrivals)
+        self._list_handoffs(arrivals)
+        return self._rows
+
+    def _speeds(self, factor: int) -> list[int]:
+        """Return how fast each member's clock runs in the race for the rank `factor`."""
+        capacities = [member.capacity for member in self._members]
+        shares = self._shares[factor - 1]
+        if factor <= self._zones:  # a zone's members are one runner, since one of them is chosen at most
+            handicaps = plan_handicaps(self._by_zone(capacities), self._by_zone(shares), factor)
+            return [size * handicaps[zone] for size, zone in zip(capacities, self._zone_of, strict=True)]
+        if self._zones == 1:
+            handicaps = plan_handicaps(capacities, shares, factor)
+            return [size * handicap for size, handicap in zip(capacities, handicaps, strict=True)]
+        return [size * PAR for size in capacities]
+
+    def _by_zone(self, amounts: Sequence[int]) -> list[int]:
+        sums = [0] * self._zones
+        for amount, zone in zip(amounts, self._zone_of, strict=True):
+            sums[zone] += amount
+        return sums
+
+    def _arrivals(self, wishes: Sequence[Sequence[int]], times: Sequence[int], speeds: Sequence[int]) -> list[int]:
+        """Return all visits in order of time, each as one number: time, member, partition."""
+        fastest = max(speeds)
+        arrivals: list[int] = []
+        for place, (wanted, speed) in enumerate(zip(wishes, speeds, strict=True)):
+            pace = min(_PACE_MAX, _PACE * fastest // speed) << (_MEMBER_BITS + self._bits)
+            who = place << self._bits
+            arrivals += [time * pace + who + partition for time, partition in zip(times, wanted, strict=False)]
+        arrivals.sort()
+        return arrivals
+
+    def _fill_rank(self, factor: int, arrivals: Sequence[int]) -> None:
+        """Give each partition its next holder: the first to arrive that may and is not full."""
+        shares = self._shares[factor - 1]
+        room = [
+            max(-(-share * self._partitions // ONE), share * self._partitions * CLAIM_PERMILLE // (1000 * ONE)) - held
+            for share, held in zip(shares, self._held, strict=True)
+        ]
+        zone_room = [factor * self._partitions] * self._zones
+        group = self._zone_of  # of which a partition takes one
+        if factor > self._zones:
+            group = list(range(len(self._members)))
+            limits = [share * self._partitions * EXCESS_PERMILLE // (1000 * ONE) + 1 for share in self._by_zone(shares)]
+            zone_room = [limit - held for limit, held in zip(limits, self._by_zone(self._held), strict=True)]
+        taken = [[group[place] for place in row] for row in self._rows]
+        winners = _race(arrivals, self._bits, taken, (group, self._zone_of), room, zone_room)
+        for partition, winner in enumerate(winners):
+            place = winner
+            if place == _NOBODY:  # all that may are full, or do not pass by: rare
+                free = [place for place in range(len(self._members)) if group[place] not in taken[partition]]
+                place = min(free, key=lambda place: (self._held[place] / shares[place], place))
+            self._rows[partition].append(place)
+            self._held[place] += 1
+
+    def _list_handoffs(self, arrivals: Sequence[int]) -> None:
+        """Lengthen each partition's row: those who pass by next, distinct zones first, then whoever is left."""
+        if self._ranks == min(len(self._members), DEPTH_MAX):
+            return
+        passing: list[list[int]] = [[] for _ in range(self._partitions)]
+        of_partition, of_member = self._partitions - 1, (1 << _MEMBER_BITS) - 1
+        for arrival in arrivals:
+            passing[arrival & of_partition].append(arrival >> self._bits & of_member)
+        for partition, row in enumerate(self._rows):
+            _lengthen(row, passing[partition], self._zone_of, self._zones, partition % len(self._members))
+
+
+def _lengthen(row: list[int], passing: Sequence[int], zone_of: Sequence[int], zones: int, start: int) -> None:
+    """Add members to `row` up to its depth; where too few pass by, from the place `start` on around the list."""
+    depth = min(len(zone_of), DEPTH_MAX)
+    everyone = range(len(zone_of))
+    seen = {zone_of[place] for place in row}
+    if len(seen) < zones:
+        for place in chain(passing, everyone[start:], everyone[:start]):
+            if len(row) == depth or len(seen) == zones:
+                break
+            if zone_of[place] not in seen:
+                seen.add(zone_of[place])
+                row.append(place)
+    for candidates in (passing, everyone[start:], everyone[:start]):
+        if len(row) < depth:
+            listed = set(row)
+            row.extend(islice((place for place in candidates if place not in listed), depth - len(row)))
+
+
+def _race(
+    arrivals: Sequence[int],
+    bits: int,
+    taken: Sequence[Collection[int]],
+    groups: tuple[Sequence[int], Sequence[int]],
+    room: list[int],
+    zone_room: list[int],
+) -> list[int]:
+    """Return for each partition the first to arrive whose group it has not taken, and who and whose zone have room.
+
+    `groups` are each member's group and zone. Uses up `room` and `zone_room`. `_NOBODY` stands where nobody could.
+    """
+    group, zone_of = groups
+    winners = [_NOBODY] * len(taken)
+    left = len(taken)
+    of_partition, of_member = len(taken) - 1, (1 << _MEMBER_BITS) - 1
+    for arrival in arrivals:
+        partition = arrival & of_partition
+        if winners[partition] != _NOBODY:
+            continue
+        place = arrival >> bits & of_member
+        if room[place] > 0 and zone_room[zone_of[place]] > 0 and group[place] not in taken[partition]:
+            winners[partition] = place
+            room[place] -= 1
+            zone_room[zone_of[place]] -= 1
+            left -= 1
+            if not left:
+                break
+    return winners
