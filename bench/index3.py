@@ -30,6 +30,8 @@ from bench.report import layout
 from bench.run import Plan, Sample, run_cases
 from bench.targets import BUCKET, Target
 from bench.workspace import describe_machine, open_workspace
+from meshhold.admin.client import call_daemon
+from meshhold.config.places import control_socket
 
 MEASURED: Final = ("put4k", "get4k", "list500")
 NODES: Final = 3
@@ -60,7 +62,7 @@ class Three(Target):
         for number in range(1, NODES):
             self._ask(number, "join", token)
         vault = self._ask(0, "vault", "create", "bench")["id"]
-        names = [self._ask(number, "status")["node"]["name"] for number in range(NODES)]
+        names = [f"n{number}" for number in range(NODES)]
         for name in names[1:]:
             self._ask(0, "vault", "add-member", vault, name)
         self._ask(0, "vault", "s3-alias", vault, BUCKET)
@@ -101,7 +103,7 @@ class Three(Target):
         return True
 
     def _all_vote(self, vault: str) -> bool:
-        view = self._ask(0, "vault", "show", vault)["index"]
+        view = call_daemon(control_socket(self.folder / "n0"), "vault.replicas", {"vault": vault})
         states = [replica["state"] for replica in view["replicas"]]
         return states == ["votes"] * NODES and not view["changing"]
 
