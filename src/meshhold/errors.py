@@ -149,6 +149,10 @@ class TooFewNodesError(UnavailableError):
     """Fewer reliable nodes are live than have to keep a chunk before a write is acknowledged."""
 
 
+class ContentElsewhereError(UnavailableError):
+    """The object is whole, and its content is on another machine, from which this version cannot fetch it."""
+
+
 class ReplicaRefusedError(UnavailableError):
     """A replica takes no part in this now: it goes by another epoch, or is being refilled."""
 

@@ -69,6 +69,7 @@ class CheckReport:
     bytes: int = 5
     uploads: int = 0
     damaged: int = 0
+    elsewhere: int = 0
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
 
@@ -88,7 +89,7 @@ class CollectReport:
 
 
 class FakeNode:
-    """Every service of one node, in memory. `lost` and `rotten` are what checks will find."""
+    """Every service of one node, in memory. `lost`, `rotten` and `away` (a number) are what checks will find."""
 
     def __init__(self) -> None:
         self.vaults: dict[str, VaultView] = {}
@@ -96,6 +97,8 @@ class FakeNode:
         self.grant_views: dict[tuple[str, str], GrantView] = {}
         self.lost: list[str] = []
         self.rotten: list[str] = []
+        self.away = 0
+        self.indexes: list[dict[str, Any]] = []
         self.s3_addr = "127.0.0.1:3900"
         self.mesh = FakeMesh()
         self.members = FakeMembers(self.mesh)
@@ -170,7 +173,9 @@ class FakeNode:
         await progress({"objects": 1})
         chosen = [self._find(vault)] if vault is not None else list(self.vaults.values())
         corrupt = self.rotten if deep else []
-        return [CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.lost, corrupt) for v in chosen]
+        return [
+            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.away, self.lost, corrupt) for v in chosen
+        ]
 
     async def scrub(self, _vault: str | None, progress: Progress) -> ScrubReport:
         await progress({"chunks": 1, "bytes": 4096})
@@ -184,6 +189,7 @@ class FakeNode:
             "node_id": "abcdefghijkl", "name": "attic", "version": "0.1.0", "uptime_s": 90.5, "data_dir": "/data",
             "s3_addr": self.s3_addr, "region": "meshhold", "disk_total": 2**40, "disk_free": 2**39,
             "vaults": len(self.vaults), "objects": 0, "mesh": "off (no swarm key)",
+            "indexes": self.indexes,
         }  # fmt: skip
 
     def dispatch(self) -> Dispatch:

@@ -164,6 +164,28 @@ def test_status(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None
     assert re.search(r"^S3 endpoint +off$", typed("status")[1], re.MULTILINE)
 
 
+def test_status_says_how_far_each_index_is(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
+    """Columns that say nothing are left out; a comparison that is over leaves no trace."""
+    over = {"source": "kkkkkkkk", "rows_behind": 0, "rows_per_s": 12.5, "eta_s": 0.0, "error": ""}
+    node.indexes = [{"vault": "abcdefghijkl", "name": "photos", "state": "votes", **over}]
+    node.mesh.views = node.mesh.views[:1]
+    assert typed("status")[1].splitlines()[-2:] == ["INDEX OF  VAULT     STATE", "photos    abcdefgh  votes"]
+    refilled = {**over, "rows_behind": 90_000, "rows_per_s": 1500.0, "eta_s": 60.0}
+    begun = {**over, "rows_behind": 7, "rows_per_s": 0.0, "eta_s": None}
+    node.indexes += [
+        {"vault": "bcdefghijklm", "name": "let\x1b[2Jters", "state": "waiting until 12:00", **refilled},
+        {"vault": "cdefghijklmn", "name": "new", "state": "votes", **begun},
+    ]
+    header, *rows = typed("status")[1].splitlines()[-4:]
+    assert header.split("  ")[-1] == "TIME LEFT"
+    assert [re.split(r" {2,}", row)[2:] for row in rows] == [
+        ["votes"],
+        ["waiting until 12:00", "90000", "1500", "1 min 0 s"],
+        ["votes", "7", "0", "?"],
+    ]
+    assert asked("status")["indexes"][1]["rows_behind"] == 90_000
+
+
 def test_delete_asks_and_refuses_what_is_not_empty(
     node: FakeNode, typed: Typed, asked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +210,11 @@ def test_check_and_scrub_exit_with_what_they_found(node: FakeNode, typed: Typed,
     assert (code, out) == (0, "photos: 3 objects, 4 chunks, 5 B, 0 unfinished uploads: all whole\n")
     assert typed("scrub")[0] == 0
     assert typed("collect")[1] == "removed 2 chunks, 2.0 KiB\n"
+    node.away = 2
+    code, out, _ = typed("vault", "check")
+    assert code == 0
+    assert re.search(r"^2 have their content elsewhere.*\n.*: what is here is whole$", out, re.MULTILINE)
+    assert asked("vault", "check")[0]["elsewhere"] == 2
     node.lost, node.rotten = ["my-bucket/a.jpg"], ["my-bucket/b\x1b[2J.jpg"]
     code, out, _ = typed("vault", "check", "photos")
     assert code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -62,6 +63,22 @@ async def test_a_put_that_does_not_end(
     answer = await door.call("PUT", "/bucket/new", b"content", headers)
     assert (answer.status, answer.code) == (status, code)
     assert error.message in answer.tag("Message")
+
+
+async def test_content_of_another_machine_is_no_damage(
+    door: DoorUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be had there, and the log of this machine raises no alarm."""
+    assert (await door.call("PUT", "/bucket/large", b"x" * 100_000)).status == 200
+    bucket = door.node.vaults.bucket("bucket")
+    monkeypatch.setattr(door.node.door.objects, "_other_taker", lambda _vault, _op: "cellar")
+    door.node.chunks.drop_vault(bucket.id)
+    with caplog.at_level(logging.INFO, "meshhold.s3"):
+        answer = await door.call("GET", "/bucket/large")
+    assert (answer.status, answer.code) == (503, "ServiceUnavailable")
+    assert answer.tag("Message").startswith("the content of this object is on cellar, where it was put")
+    assert [(record.levelname, "on cellar" in record.message) for record in caplog.records] == [("INFO", True)]
+    assert (await door.call("HEAD", "/bucket/large")).status == 200
 
 
 async def test_deletions_that_others_overtook(door: DoorUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:

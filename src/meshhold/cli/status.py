@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, size_text
+from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, size_text, table_lines
 from meshhold.cli.roster import roster_lines
 from meshhold.cli.session import Session, client_options
 from meshhold.errors import DaemonUnreachableError
@@ -49,7 +49,26 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             ("mesh", found["mesh"]),
         ]
     )
+    if found["indexes"]:
+        lines += ["", *_index_lines(found["indexes"])]
     return [*lines, "", *roster_lines(found["nodes"])] if len(found["nodes"]) > 1 else lines
+
+
+def _index_lines(indexes: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of the indexes that this node keeps, with how far each is that lacks rows."""
+    rows = [(index["name"], index["vault"][:SHORT_LENGTH], index["state"], *_progress(index)) for index in indexes]
+    is_behind = any(any(row[3:]) for row in rows)
+    headers = ("INDEX OF", "VAULT", "STATE", "ROWS BEHIND", "ROWS/S", "TIME LEFT")
+    return table_lines(headers, rows) if is_behind else table_lines(headers[:3], [row[:3] for row in rows])
+
+
+def _progress(index: dict[str, Any]) -> tuple[str, str, str]:
+    """Return rows behind, rows a second and time left; `""` for a replica that lacks none, as far as it knows."""
+    behind = index.get("rows_behind", 0)
+    if not behind:
+        return "", "", ""
+    eta_s = index["eta_s"]
+    return str(behind), f"{index['rows_per_s']:g}", "?" if not eta_s else duration_text(eta_s)
 
 
 def _watch(session: Session) -> None:

@@ -175,6 +175,11 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
     lines = table_lines(("LOST", "OBJECT"), named) if named else []
     if report["damaged"] > len(named):
         lines.append(f"… and {report['damaged'] - len(named)} more")
-    verdict = f"{report['damaged']} damaged" if report["damaged"] else "all whole"
+    whole = "all whole"
+    if report["elsewhere"]:
+        away = f"{report['elsewhere']} have their content elsewhere, on the machine they were put on"
+        lines.append(f"{away}: run this there too, since nothing of it is checked here")
+        whole = "what is here is whole"
+    verdict = f"{report['damaged']} damaged" if report["damaged"] else whole
     counts = f"{report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}"
     return [*lines, f"{printable(report['vault'])}: {counts}, {report['uploads']} unfinished uploads: {verdict}"]

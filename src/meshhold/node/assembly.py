@@ -50,6 +50,7 @@ from meshhold.store.renewal import Renewal
 from meshhold.store.roll_call import RollCall
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
+from meshhold.store.whereabouts import Whereabouts
 
 COMMIT_THREADS: Final = 2  # one commits, one moves the log into the file
 STORAGE_THREADS: Final = 8  # disk and hashing work at once: more threads only queue for two cores and one disk
@@ -94,7 +95,13 @@ class Node:
             "vaults": len(self.directory.by_id),
             "objects": sum(self.keeping.replica.index.counts(vault).objects for vault in self.directory.by_id),
             "mesh": self.mesh.summary(),
+            "indexes": self._indexes(),
         }
+
+    def _indexes(self) -> list[dict[str, Any]]:
+        known = self.directory.by_id
+        shown = [{"vault": vault, "name": known[vault].name, **how} for vault, how in self.keeping.shown().items()]
+        return sorted(shown, key=lambda index: (index["name"], index["vault"]))
 
 
 def now_ms() -> int:
@@ -164,7 +171,9 @@ def _assemble(
     gates = Gates()
     vaults = Vaults(directory, registers, chunks, run_blocking, gates)
     access = Access(directory, vaults)
-    objects = Objects(registers, writer, reader, Renewal(chunks, reader, run_blocking), gates, now_ms)
+    other_taker = Whereabouts(directory, nodes.name_of).other_taker
+    renewal = Renewal(chunks, reader, run_blocking)
+    objects = Objects(registers, writer, reader, renewal, gates, now_ms, other_taker=other_taker)
     uploads = Uploads(registers, writer, objects, clock, now_ms)
     collector = Collector(registers, chunks, reader, writer, run_blocking)
     care = Care(
@@ -178,6 +187,7 @@ def _assemble(
         tombstones=keeping.tombstones,
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
+        other_taker=other_taker,
     )
     roll_call = RollCall(nodes, registers.replica)
     index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)

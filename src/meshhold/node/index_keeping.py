@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -102,6 +102,15 @@ class IndexKeeping:
         """Answer what other nodes ask of this one's replicas."""
         for service in self._services:
             service.register(dispatch)
+
+    def shown(self) -> dict[VaultId, dict[str, Any]]:
+        """Return how this node's replica of each vault is doing, for people and scripts.
+
+        `state` is `votes`, or says what it waits for; the rest is that of the last comparison (`Progress.show`), if
+        there was one since the start.
+        """
+        progress = self.sync.progress()
+        return {vault: {**progress.get(vault, {}), "state": state} for vault, state in self.enrolment.states().items()}
 
     async def run(self) -> NoReturn:
         """Keep on, until cancelled."""

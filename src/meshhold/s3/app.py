@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from meshhold.errors import FatalError, IntegrityError, MeshHoldError
+from meshhold.errors import ContentElsewhereError, FatalError, IntegrityError, MeshHoldError
 from meshhold.model.ids import AccessKeyId
 from meshhold.s3.conditions import http_date
 from meshhold.s3.door import Door, Settings
@@ -240,7 +240,8 @@ class S3App:
         answer = _as_answer(error, request_id, is_conditional=_is_conditional_write(scope))
         headers = self._answer_headers(request_id)  # not those of the answer that failed: they describe the object
         if answer.status >= 500:
-            _LOG.warning("%s %s: %s", scope["method"], request_id, answer)
+            level = logging.INFO if isinstance(error, ContentElsewhereError) else logging.WARNING
+            _LOG.log(level, "%s %s: %s", scope["method"], request_id, answer)
         method = scope["method"]
         body = b""
         if method != "HEAD" and answer.status not in _NO_BODY:

@@ -12,11 +12,11 @@ from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import IntegrityError
 from meshhold.model.entry import Space, Upload
-from meshhold.model.ids import ChunkId, VaultId
+from meshhold.model.ids import ChunkId, OpId, VaultId
 from meshhold.replication.collector import Collector
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
-from meshhold.replication.walk import walk_refs, walk_values
+from meshhold.replication.walk import walk_changes, walk_refs
 from meshhold.sealing.content import Content
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.vaults import Vaults
@@ -28,7 +28,10 @@ _PROGRESS_EVERY: Final = 500
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check found. `missing` and `corrupt` name up to `NAMED_MAX` objects each; `damaged` counts them all."""
+    """What a check found. `missing` and `corrupt` name up to `NAMED_MAX` objects each; `damaged` counts them all.
+
+    `elsewhere` counts objects and parts whose content another machine took, so that it is not looked for here.
+    """
 
     vault: str
     objects: int = 0
@@ -36,6 +39,7 @@ class CheckReport:
     bytes: int = 0
     uploads: int = 0
     damaged: int = 0
+    elsewhere: int = 0
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
 
@@ -71,7 +75,8 @@ class TombstoneSweep(Protocol):
 class Care:
     """Check, scrub and collect for the vaults of this node.
 
-    Resources: borrows its collaborators. `grace_s`: how long an unreferenced chunk is kept.
+    `other_taker` names the other machine that made a change; see `Whereabouts`. `grace_s`: how long an unreferenced
+    chunk is kept. Resources: borrows its collaborators.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Care:
         tombstones: TombstoneSweep,
         grace_s: float,
         new_salt: Callable[[], bytes],
+        other_taker: Callable[[VaultId, OpId], str] = lambda _vault, _op: "",
     ) -> None:
         self._directory = directory
         self._vaults = vaults
@@ -98,6 +104,7 @@ class Care:
         self._tombstones = tombstones
         self._grace_s = grace_s
         self._new_salt = new_salt
+        self._other_taker = other_taker
         self._collecting = trio.Lock()
 
     async def check(self, vault: str | None, progress: Progress, *, deep: bool = False) -> list[CheckReport]:
@@ -110,7 +117,7 @@ class Care:
     async def _check_vault(self, bucket: Bucket, progress: Progress, *, deep: bool) -> CheckReport:
         report = CheckReport(bucket.name)
         for space in (Space.OBJECTS, Space.PARTS):
-            async for key, value, content in walk_values(self._registers, bucket.keys, space):
+            async for key, op, value, content in walk_changes(self._registers, bucket.keys, space):
                 if space is Space.OBJECTS:
                     report.objects += 1
                     report.bytes += value.size
@@ -118,7 +125,7 @@ class Care:
                 if space is Space.PARTS:
                     number = int.from_bytes(key[-2:], "big")
                     name = f"{bucket.alias or bucket.name}, part {number} of upload {key[:-2].hex()}"
-                await self._check_content(bucket, name, content, report, deep=deep)
+                await self._check_content(bucket, name, op, content, report, deep=deep)
                 if space is Space.OBJECTS and report.objects % _PROGRESS_EVERY == 0:
                     await progress({"vault": bucket.name, "objects": report.objects, "chunks": report.chunks})
         after = b""
@@ -128,7 +135,7 @@ class Care:
         return report
 
     async def _check_content(
-        self, bucket: Bucket, name: str, content: Content, report: CheckReport, *, deep: bool
+        self, bucket: Bucket, name: str, op: OpId, content: Content, report: CheckReport, *, deep: bool
     ) -> None:
         missing = corrupt = False
         try:
@@ -139,6 +146,9 @@ class Care:
                 corrupt |= state == "corrupt"
         except IntegrityError:  # a manifest chunk that cannot be read: what lies below it is out of reach
             corrupt = not missing
+        if missing and not corrupt and self._other_taker(bucket.id, op):
+            report.elsewhere += 1
+            return
         report.damaged += missing or corrupt
         for found, names in ((missing, report.missing), (corrupt, report.corrupt)):
             if found and len(names) < NAMED_MAX:
