@@ -332,6 +332,27 @@ def test_an_untrusted_member_stores_ciphertext(typed: Typed, asked: Callable[...
     assert len(node.members.found) == 1
 
 
+def test_a_machine_is_given_up_only_when_a_person_says_so(
+    node: FakeNode, typed: Typed, asked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In plain words, before anything happens; nobody there to answer means no."""
+    typed("vault", "add-member", "photos", "cellar")
+    node.members.dead = {"cellar"}
+    assert "too few of the 2" in typed("vault", "remove-member", "photos", "cellar")[2]
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        code, out, err = typed("vault", "remove-member", "photos", "cellar", "--gone")
+        assert (code, out) == (1, "")
+        assert "--gone is for a machine that is stolen or broken. If cellar ever came back with its data" in err
+        assert "nobody was removed" in err
+    assert len(node.members.found) == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    code, out, _ = typed("vault", "remove-member", "photos", "cellar", "--gone")
+    assert (code, out) == (0, f"cellar ({node_id('b')[:8]}) is no member of vault photos any more\n")
+    typed("vault", "add-member", "photos", "cellar")
+    assert asked("vault", "remove-member", "photos", "cellar", "--gone", "--yes")["node_id"] == node_id("b")
+
+
 @pytest.mark.usefixtures("node")
 def test_rotate_key(typed: Typed, asked: Callable[..., Any]) -> None:
     assert typed("vault", "rotate-key", "photos")[1] == "vault photos seals with key epoch 2 from now on\n"

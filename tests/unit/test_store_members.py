@@ -320,6 +320,17 @@ async def test_the_other_one_of_two_is_given_up_when_it_is_gone_for_good(home: H
 
 
 @virtual
+async def test_a_stolen_machine_is_banned_then_removed_by_its_name(home: Home) -> None:
+    await home.add("bob")
+    await home.nodes.ban(home.around.ids["bob"])
+    home.around.asleep = {"bob"}
+    await home.members.remove("photos", "bob", gone=True)
+    assert [member.name for member in home.members.views("photos")] == ["me"]
+    with pytest.raises(MeshHoldError, match="no node is called 'bob'"):
+        await home.members.remove("photos", "bob", gone=True)
+
+
+@virtual
 async def test_another_member_takes_the_place_of_one_that_is_gone(home: Home) -> None:
     """Also where people had chosen, who wanted two."""
     await home.add("bob", "cid")

@@ -161,15 +161,15 @@ class Members:
     # -- records ----------------------------------------------------------------------------------------------------
 
     def _named(self, bucket: Bucket, node: str) -> Record:
-        """Find a member by name or unique prefix of its id, also one whose node was never heard of."""
-        members = self._records(bucket)
-        ids = [record for record in members if node and record.key.split("/", 1)[1].startswith(node)]
-        if len(ids) == 1:
-            return ids[0]
+        """Find a member by name or unique prefix of its id, also one that is banned or was never heard of."""
+        members = {record.key.split("/", 1)[1]: record for record in self._records(bucket)}
+        found = [record for member, record in members.items() if self._nodes.name_of(NodeId(member)) == node]
+        found = found or [record for member, record in members.items() if node and member.startswith(node)]
+        if len(found) == 1:
+            return found[0]
         facts = self._nodes.find(node)
-        for record in members:
-            if record.key == f"{bucket.id}/{facts.id}":
-                return record
+        if facts.id in members:
+            return members[facts.id]
         raise NotFoundError(f"{facts.name} is no member of vault {bucket.name!r}", "see `meshhold vault members`")
 
     def _records(self, bucket: Bucket) -> list[Record]:
