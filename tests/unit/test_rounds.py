@@ -145,6 +145,19 @@ class TestRounds:
         assert keys == await lab["b"].keys() == await lab["d"].keys()
         assert await lab["a"].keys("new", 7) == [f"new{number:02}" for number in range(7)]
 
+    async def test_pages_from_others_fit_into_messages(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("meshhold.replication.replica.LIST_SIZE_MAX", 2_000)
+        monkeypatch.setattr("meshhold.replication.replica.NAMES_MAX", 7)
+        keys = [f"{number:02}" + "k" * 300 for number in range(30)]
+        for key in keys:
+            await lab["a"].put(key, "x")
+        for key in keys[5:25]:
+            await lab["a"].delete(key)
+        for name in "ad":
+            assert await lab[name].keys() == keys[:5] + keys[25:]
+            assert await lab[name].keys(limit=7) == keys[:5] + keys[25:27]
+        assert lab.calls[wire.LIST] > 5
+
     async def test_scans_see_rows_of_others(self, lab: Lab) -> None:
         lab.isolate("a")
         await lab["b"].put("k", "v" * 9)

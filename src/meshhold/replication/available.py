@@ -86,11 +86,18 @@ class Available:
 
     async def rows(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """Return a page of live objects, as `Index.list_keys` does. Errors: `NoMajorityError`."""
+        found: list[Listed] = []
 
         async def question(replica: Replica, epoch: int) -> Listing | Refusal:
-            return await replica.list_page(epoch, vault, after, prefix, limit)
+            return await replica.list_page(epoch, vault, after, prefix, limit - len(found))
 
-        return (await self._first(vault, question)).rows
+        while len(found) < limit:
+            page = await self._first(vault, question)
+            found += page.rows
+            if page.upto is None or page.upto <= after:
+                break
+            after = page.upto
+        return found
 
     async def scan(
         self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int

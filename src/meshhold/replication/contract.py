@@ -58,11 +58,12 @@ Refusal = Stale | Skewed | Outdated | Unaware | Absent
 class Listing(NamedTuple):
     """A page of live objects, and all names in the interval that it was read from, at the same moment.
 
-    The interval reaches up to the last row's key if the page is full, else to the end of the prefix.
+    The interval ends with the key `upto`, after which there may be more; None: with the prefix.
     """
 
     rows: list[Listed]
     names: list[Name]
+    upto: bytes | None
 
 
 class Scan(NamedTuple):
@@ -93,7 +94,10 @@ class Replica(Protocol):
         """
 
     async def list_page(self, epoch: int, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> Listing | Refusal:
-        """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`."""
+        """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`.
+
+        Fewer, even none, do not mean the end: keys or tombstones may be too many for one page.
+        """
 
     async def scan_page(
         self, epoch: int, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int

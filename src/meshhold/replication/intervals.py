@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from meshhold.crypto.hashing import hash_bytes
@@ -16,6 +16,8 @@ _ABOVE: Final = b"\xff" * 20
 """`x + _ABOVE` is above every register that begins with `x`: object keys are UTF-8, which has no such byte, and what
 follows them in a register's name has 16 bytes of chance and two that count up to 10,000."""
 _PAGE: Final = 2_000
+_KEY_COST: Final = 32
+"""What travels with a key besides: a ballot, or size and times."""
 
 
 def just_below(key: bytes) -> bytes:
@@ -34,16 +36,26 @@ def interval_of(space: Space, after: bytes, prefix: bytes, last: bytes | None) -
     return Interval(space, start, last)
 
 
-def read_names(index: Index, vault: VaultId, interval: Interval) -> list[Name]:
-    """Return all names of an interval, at one moment."""
+def read_names(index: Index, vault: VaultId, interval: Interval, limit: int | None = None) -> list[Name]:
+    """Return all names of an interval, at one moment; with `limit`, no page more once there are more than that."""
     names: list[Name] = []
     after = interval.after
     while True:
         page = index.interval(vault, interval.space, after, interval.upto, _PAGE)
         names += page
-        if len(page) < _PAGE:
+        if len(page) < _PAGE or (limit is not None and len(names) > limit):
             return names
         after = page[-1].key
+
+
+def fitting_keys(keys: Sequence[bytes], size_max: int) -> int:
+    """Return how many of these keys, from the first on and at least one, have at most `size_max` bytes together."""
+    size = 0
+    for at, key in enumerate(keys):
+        size += len(key) + _KEY_COST
+        if size > size_max and at:
+            return at
+    return len(keys)
 
 
 def digest_of(names: Iterable[Name]) -> bytes:

@@ -40,12 +40,12 @@ ReadOne = Callable[[VaultId, Space, bytes], Awaitable[Entry | None]]
 
 
 class _Page(NamedTuple, Generic[_Row]):
-    """Rows of the base by key; `more` tells whether anything may follow them."""
+    """Rows of the base by key; `upto` is where the next page begins, None if nothing can follow."""
 
     rows: list[tuple[bytes, _Row]]
     names: list[Name]
     interval: Interval
-    more: bool
+    upto: bytes | None
 
 
 class RangeReading(ABC, Generic[_Row]):
@@ -73,9 +73,9 @@ class RangeReading(ABC, Generic[_Row]):
         while len(found) < limit:
             page = await self._page(after, prefix, limit - len(found))
             found += self._laid_over(page)
-            if not page.more:
+            if page.upto is None or page.upto <= after:
                 break
-            after = page.rows[-1][0]
+            after = page.upto
         return [row for _, row in found[:limit]]
 
     async def settle(self) -> bool:
@@ -256,9 +256,8 @@ class Reading(RangeReading[Listed]):
         page = await replica.list_page(epoch, self._vault, after, prefix, limit)
         if not isinstance(page, Listing):
             return page
-        more = bool(page.rows) and len(page.rows) >= limit
-        interval = interval_of(self.space, after, prefix, page.rows[-1].key if more else None)
-        return _Page([(row.key, row) for row in page.rows], page.names, interval, more)
+        interval = interval_of(self.space, after, prefix, page.upto)
+        return _Page([(row.key, row) for row in page.rows], page.names, interval, page.upto)
 
     def _row_of(self, key: bytes, entry: Entry) -> Listed | None:
         return listed_of(key, entry)
@@ -280,7 +279,7 @@ class Scanning(RangeReading[tuple[bytes, Entry]]):
         interval = interval_of(self.space, after, prefix, page.rows[-1][0] if page.rows else None)
         names = [Name(self.space, key, row.accepted) for key, row in page.rows]
         rows = [(key, (key, decode_entry(row.entry))) for key, row in page.rows]
-        return _Page(rows, names, interval, bool(page.rows))
+        return _Page(rows, names, interval, page.rows[-1][0] if page.rows else None)
 
     def _row_of(self, key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
         return key, entry

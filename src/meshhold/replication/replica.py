@@ -30,11 +30,15 @@ from meshhold.register.acceptor import WINDOW_MS, Acceptor, NeedHorizon, Promise
 from meshhold.register.rounds import NOTHING, Answer
 from meshhold.replication.contract import Absent, Interval, Listing, Outdated, Refusal, Register, Scan, Unaware
 from meshhold.replication.eras import Eras
-from meshhold.replication.intervals import digest_of, interval_of, read_names
+from meshhold.replication.intervals import digest_of, fitting_keys, interval_of, read_names
 from meshhold.replication.merging import CONFLICT_GRACE_MS, conflict_key, goes_alone, lost_to, merge
 from meshhold.replication.seats import Seats
 
 _HORIZON: Final = "acceptor horizon"
+LIST_SIZE_MAX: Final = 96 * 1024
+"""Bytes of the keys in one page of live objects, and of those in its names: together they fit into a message."""
+NAMES_MAX: Final = 2_000
+"""Names in one page: tombstones between live objects are among them."""
 SCAN_SIZE_MAX: Final = 128 * 1024
 """Bytes of entries in one page of rows: half of what a message between nodes may hold."""
 COPIES_MAX: Final = SAVE_MANY_MAX // 2
@@ -220,8 +224,15 @@ class LocalReplica:
         if refusal is not None:
             return refusal
         rows = self._index.list_keys(vault, after, prefix, limit)
-        interval = interval_of(Space.OBJECTS, after, prefix, rows[-1].key if rows and len(rows) == limit else None)
-        return Listing(rows, read_names(self._index, vault, interval))
+        fitting = fitting_keys([row.key for row in rows], LIST_SIZE_MAX)
+        goes_on = fitting < len(rows) or len(rows) == limit
+        upto = rows[fitting - 1].key if rows and goes_on else None
+        names = read_names(self._index, vault, interval_of(Space.OBJECTS, after, prefix, upto), NAMES_MAX)
+        fitting_names = fitting_keys([name.key for name in names[:NAMES_MAX]], LIST_SIZE_MAX)
+        if fitting_names < len(names):
+            names = names[:fitting_names]
+            upto = names[-1].key
+        return Listing([row for row in rows if upto is None or row.key <= upto], names, upto)
 
     async def scan_page(
         self, epoch: int, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int

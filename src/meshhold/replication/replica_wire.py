@@ -100,12 +100,13 @@ def read_names_form(raw: Any) -> list[Name]:
 
 def pack_listing(listing: Listing) -> list[Any]:
     """Return the form of a page of live objects."""
-    return pack_done([list(row) for row in listing.rows], pack_names(listing.names))
+    return pack_done([list(row) for row in listing.rows], pack_names(listing.names), listing.upto)
 
 
-def read_listing(rows: Any, names: Any) -> Listing:
+def read_listing(rows: Any, names: Any, upto: Any) -> Listing:
     """Undo `pack_listing`."""
-    return Listing([_listed(row) for row in _is(rows, list)], read_names_form(names))
+    end = None if upto is None else _is(upto, bytes)
+    return Listing([_listed(row) for row in _is(rows, list)], read_names_form(names), end)
 
 
 def _listed(row: Any) -> Listed:
