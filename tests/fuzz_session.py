@@ -47,11 +47,12 @@ class Program:
         self.asked: set[int] = set()
         self.to_answer: list[int] = []
         self.streams: dict[int, bool] = {}  # not ended or reset by this side → no data waits to be sent
+        self.ended: list[int] = []  # by this side: a reset may follow
         self.listening: set[int] = set()  # streams on which the other side may still say something
         self.broken: set[int] = set()
         self.unused: deque[tuple[int, int]] = deque()
         self.control_max = 0
-        """Control frames that this program's wishes may have left waiting."""
+        """Notes, pings and cancellations of this program that may wait."""
 
     def take(self, event: Event) -> None:
         """Note what has come, and that it was due."""
@@ -88,7 +89,7 @@ class Program:
     def act(self) -> None:
         """Do one thing that a program may do at any time."""
         session, rng = self.session, self.rng
-        match rng.randrange(12):
+        match rng.randrange(13):
             case 0 | 1 if session.calls_free > 0:
                 self.asked.add(session.send_call("a/1", BLOB[: rng.choice((0, 100, 4_000))], 1.0))
             case 2 if self.asked:
@@ -112,23 +113,25 @@ class Program:
                     self.streams[stream] = not is_taken
             case 8 if self.streams:
                 stream = next(iter(self.streams))
-                self.let_go(stream, is_broken=not self.streams[stream] or rng.random() < 0.5)
+                del self.streams[stream]
+                self.let_go(stream, is_broken=rng.random() < 0.5)
             case 9 | 10:
                 self.use_data()
-            case 11 if session.is_open:
+            case 11 if self.ended:
+                self.let_go(self.ended.pop(), is_broken=True)
+            case 12 if session.is_open:
                 session.send_note("n/1", b"")
                 session.ping(0.0)
                 self.control_max += 2
 
     def let_go(self, stream: int, *, is_broken: bool) -> None:
-        """End a stream on which no data waits, or break it off."""
-        del self.streams[stream]
+        """End a stream, behind the data that may wait, or break it off."""
         if is_broken:
             self.listening.discard(stream)
             self.session.reset_stream(stream, DONE)
-            self.control_max += 2  # it may say first that what it sent is whole
         else:
             self.session.end_stream(stream)
+            self.ended.append(stream)
 
     def use_data(self) -> None:
         """Give the oldest piece's credit back."""
@@ -136,14 +139,15 @@ class Program:
             self.session.consume(*self.unused.popleft())
 
     def finish(self) -> None:
-        """Answer and use all; end what streams have sent all."""
+        """Answer and use all; end all streams."""
         for call in self.to_answer:
             self.session.send_failure(call, DONE)
         self.to_answer.clear()
         while self.unused:
             self.use_data()
-        for stream in [stream for stream, is_free in self.streams.items() if is_free]:
+        for stream in self.streams:
             self.let_go(stream, is_broken=False)
+        self.streams.clear()
 
     def learn_sent(self) -> None:
         """Streams whose data is gone take more."""
@@ -183,9 +187,12 @@ class Conversation:
         """Nothing held exceeds the limits, and what is counted is there."""
         session, calls, streams = self.session, self.session._calls, self.session._streams
         assert session._pongs <= PONGS_QUEUED_MAX
-        assert len(session._control) <= 1 + session._pongs + self.program.control_max  # 1: the greeting
+        closing = [frame[: frames.HEADER_SIZE] for frame in session._control if frame[0] in (frames.END, frames.RESET)]
+        # 1: the greeting
+        assert len(session._control) <= 1 + session._pongs + self.program.control_max + len(closing)
         if session.peer_ended:
             return  # all was forgotten, and nothing can come any more
+        self.check_queues(closing)
         answers = [message for message in calls.waiting if message.is_answer]
         assert len(answers) == calls._answers
         assert len(calls._theirs) + len(answers) <= LIMITS.calls
@@ -206,11 +213,24 @@ class Conversation:
             if not stream.in_done and not stream.was_reset:
                 assert stream.window + stream.owed + unused[number] == LIMITS.stream_window
 
+    def check_queues(self, closing: list[bytes]) -> None:
+        """See that what waits belongs to open streams, each once; `closing` are the heads of ENDs and RESETs."""
+        streams = self.session._streams
+        numbers = [frames.HEADER.unpack(head)[1] for head in closing]
+        theirs = [number for number in numbers if number % 2 != streams._last_ours % 2]
+        assert len(set(closing)) == len(closing), "an END or RESET waits twice"
+        assert streams._open.keys() >= set(theirs), "an END or RESET of a stream that is over waits"
+        accepted = streams._greeting.streams if streams._greeting else 0
+        assert len(closing) - len(theirs) <= 2 * accepted
+        in_turn = [*streams.turns, *streams._starved.values()]
+        assert all(streams._open.get(stream.number) is stream for stream in in_turn), "a stream that is over waits"
+        assert len(in_turn) == sum(stream.in_turn for stream in streams._open.values())
+        assert all(stream.data is not None for stream in streams._starved.values())
+        assert streams._grants.keys() <= {0, *streams._open}, "credit of a stream that is over waits"
+
     def end_in_order(self) -> None:
         """Behave from now on: the session serves once more, and ends."""
         session, calls = self.session, self.session._calls
-        if session.peer_ended and (calls._partial is not None or not session.is_ready):
-            return  # it ended too early and can say nothing more, so the silence ends the link
         if not session.is_ready:
             self.hear(MARK + frames.pack_greeting(1, b"hostile_", LIMITS))
         for _ in range(TURNS_MAX):
@@ -243,6 +263,9 @@ class Conversation:
             self.say(frames.CREDIT, 0, (60_000).to_bytes(4, "big"))
         for stream in list(streams._open.values()):
             if stream.opening:
+                continue
+            if not stream.in_done and self.rng.random() < 0.5:
+                self.say(frames.RESET, stream.number, b"a\0b\0c")
                 continue
             if stream.credit < 60_000 and not stream.out_done:
                 self.say(frames.CREDIT, stream.number, (60_000).to_bytes(4, "big"))

@@ -281,6 +281,21 @@ class TestEnd:
         pair.run()
         assert pair.near.session.sent_end
 
+    @pytest.mark.parametrize("kind", [frames.CALL, frames.REPLY])
+    def test_it_may_come_amid_a_message(self, kind: int) -> None:
+        pair = Pair()
+        call = pair.near.session.send_call("a/1", b"", 1)
+        pair.run()
+        fields = (1000, 10) if kind == frames.CALL else (10,)
+        part = b"".join(field.to_bytes(4, "big") for field in fields) + b"\1a"
+        pair.near.take(frame(kind, call, part))
+        pair.near.take(b"end")
+        assert sent(pair.near) == ["end"]
+
+    def test_it_comes_after_a_greeting(self) -> None:
+        with pytest.raises(ProtocolError, match="ends before its GREETING"):
+            Side(dialed=True, limits=Limits()).take(b"end")
+
     def test_nothing_comes_after_it(self) -> None:
         pair = Pair()
         pair.near.session.end()

@@ -196,6 +196,110 @@ class TestReset:
         pair.run()
         assert pair.near.session.streams_free == 2
 
+    @pytest.mark.parametrize("is_connection", [False, True], ids=["stream's credit", "connection's credit"])
+    @pytest.mark.parametrize("is_late", [False, True], ids=["ended before", "ended after"])
+    def test_an_end_behind_data_without_credit_is_said_when_the_data_is_dropped(
+        self, *, is_connection: bool, is_late: bool
+    ) -> None:
+        pair = Pair(near=SMALL)
+        stream = pair.near.session.open_stream("s/1", b"")
+        pair.run()
+        if is_connection:
+            other = pair.far.session.open_stream("s/1", b"")
+            pair.far.session.send_data(other, bytes(WINDOW))
+            pair.run()
+        pair.far.session.send_data(stream, bytes(2 * WINDOW))
+        if not is_late:
+            pair.far.session.end_stream(stream)
+        pair.run()
+        pair.near.session.reset_stream(stream, BROKEN)
+        pair.run()
+        if is_late:
+            pair.far.session.end_stream(stream)
+            pair.run()
+        assert pair.near.session.streams_free == Limits().streams
+
+    def test_it_is_not_sent_once_both_have_ended(self) -> None:
+        pair = Pair(far=SMALL)
+        for _ in range(SMALL.streams + 1):
+            stream = opened(pair)
+            pair.far.session.end_stream(stream)
+            pair.run()
+            pair.far.session.reset_stream(stream, BROKEN)
+            pair.near.session.end_stream(stream)
+            pair.near.send()
+            pair.far.take(pair.near.on_its_way.popleft())
+        assert pair.far.send() == 0
+
+    def test_what_goes_out_before_it_may_make_it_needless(self) -> None:
+        pair = Pair(far=SMALL)
+        stream = opened(pair)
+        pair.far.session.end_stream(stream)
+        pair.far.session.reset_stream(stream, BROKEN)
+        pair.far.take(frame(frames.END, stream))
+        assert pair.far.send() == 1
+        assert pair.far.on_its_way.popleft() == frame(frames.END, stream)
+
+    def test_nothing_is_said_after_it(self) -> None:
+        pair = Pair()
+        stream = opened(pair)
+        pair.far.session.reset_stream(stream, BROKEN)
+        assert not pair.far.session.send_data(stream, b"x")
+        pair.far.session.end_stream(stream)
+        assert not pair.far.session._streams.turns
+        assert pair.far.send() == 1
+
+
+class TestForgotten:
+    """A stream that is over waits for nothing: not in the turns, not for credit, not to give credit."""
+
+    @staticmethod
+    def held(side: Side) -> int:
+        streams = side.session._streams
+        return len(streams.turns) + len(streams._starved) + len(streams._grants) + len(streams._open)
+
+    def test_while_the_connection_has_no_credit(self) -> None:
+        pair = Pair(near=Limits(stream_window=WINDOW, connection_window=WINDOW))
+        first = pair.near.session.open_stream("s/1", b"")
+        pair.run()
+        pair.far.session.send_data(first, bytes(WINDOW + 1))
+        for _ in range(3):
+            stream = pair.near.session.open_stream("s/1", b"")
+            pair.run()
+            pair.far.session.send_data(stream, b"x")
+            pair.run()
+            pair.far.session.reset_stream(stream, BROKEN)
+            pair.near.session.end_stream(stream)
+            pair.run()
+        assert self.held(pair.far) == 1  # the first one is open
+
+    def test_while_nothing_is_sent(self) -> None:
+        pair = Pair()
+        stream = opened(pair)
+        pair.far.session.send_data(stream, b"x")
+        pair.far.take(frame(frames.RESET, stream, b"a\0b\0c"))
+        pair.far.session.reset_stream(stream, BROKEN)
+        assert not pair.far.session._streams.turns
+        assert pair.far.send() == 1
+        assert self.held(pair.far) == 0
+
+    def test_before_it_was_opened(self) -> None:
+        pair = Pair()
+        for _ in range(3):
+            stream = pair.near.session.open_stream("s/1", b"")
+            pair.near.session.reset_stream(stream, BROKEN)
+        assert self.held(pair.near) == 0
+
+    def test_with_credit_to_give(self) -> None:
+        pair = Pair(far=SMALL)
+        stream = opened(pair)
+        pair.far.take(frame(frames.DATA, stream, bytes(SLICE_SIZE)))
+        pair.far.session.end_stream(stream)
+        pair.far.send()
+        pair.far.session.consume(stream, SLICE_SIZE)
+        pair.far.take(frame(frames.END, stream))
+        assert self.held(pair.far) == 0
+
 
 class TestBounds:
     def test_no_more_streams_are_opened_than_the_other_side_takes(self) -> None:
@@ -218,6 +322,23 @@ class TestBounds:
             pair.far.take(frame(frames.OPEN, number, b"\1s"))
         with pytest.raises(ProtocolError, match="more than 2 streams"):
             pair.far.take(frame(frames.OPEN, 5, b"\1s"))
+
+    def test_a_reset_that_waits_holds_the_peers_place(self) -> None:
+        pair = Pair(far=SMALL)
+        for number in (1, 3):
+            pair.far.take(frame(frames.OPEN, number, b"\1s"))
+            pair.far.session.reset_stream(number, BROKEN)
+            pair.far.take(frame(frames.END, number))
+        with pytest.raises(ProtocolError, match="more than 2 streams"):
+            pair.far.take(frame(frames.OPEN, 5, b"\1s"))
+
+    def test_and_gives_it_free_once_it_is_sent(self) -> None:
+        pair = Pair(far=SMALL)
+        for number in range(1, 20, 2):
+            pair.far.take(frame(frames.OPEN, number, b"\1s"))
+            pair.far.session.reset_stream(number, BROKEN)
+            pair.far.take(frame(frames.END, number))
+            assert pair.far.send() == 1
 
     def test_a_peer_that_sends_beyond_its_window_is_refused(self) -> None:
         pair = Pair(far=SMALL)

@@ -178,10 +178,13 @@ class Calls:
         return frame
 
     def abandon(self) -> tuple[int, ...]:
-        """Return the calls that have no answer, forget them and what waits to be sent."""
+        """Return the calls that have no answer; forget them, what waits to be sent, and what has come in part."""
         calls = tuple(call for call, state in self._ours.items() if state != _GIVEN_UP)
         self._ours.clear()
         self.waiting.clear()
+        partial, self._partial = self._partial, None
+        if partial is not None and partial.is_call:  # it has never begun, so nobody will answer it
+            self._held -= self._theirs.pop(partial.call)
         return calls
 
     def was_sent(self, call: int) -> bool:

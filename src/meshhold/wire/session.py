@@ -53,6 +53,7 @@ _RTT_GAIN: Final = 0.125  # RFC 6298, section 2
 _FREQUENT: Final = frozenset((CALL, REPLY, DATA))
 """Kinds that ask for nothing but a greeting before them: what bulk and calls are made of."""
 
+_CLOSING: Final = frozenset((END, RESET))
 _PINGS_MAX: Final = 8  # pings of ours on their way; a new one replaces the oldest
 
 
@@ -255,7 +256,11 @@ class Session:
             return SIZED_HEAD.pack(CREDIT, number, min(grant, U32_MAX))
         if self._control and (self.is_ready or self._control[0][0] == GREETING):
             frame = self._control.popleft()
-            self._pongs -= frame[0] == PONG
+            kind = frame[0]
+            if kind == PONG:
+                self._pongs -= 1
+            elif kind in _CLOSING:
+                self._streams.take_sent(frame)
             return frame
         if self._calls_turn < SLICE_SIZE or not self._turns:
             part = self._calls.next_part()
@@ -354,6 +359,8 @@ class Session:
         self._streams.take_credit(number, grant)
 
     def _take_end_of_channel(self) -> Event:
+        if not self.is_ready:
+            raise ProtocolError("the peer ends before its GREETING")
         self.peer_ended = True
         calls, streams = self.abandon()
         return PeerEnded(calls, streams)

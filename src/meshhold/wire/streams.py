@@ -4,6 +4,9 @@ Rules:
 - The side that dialled opens odd numbers, the other even ones, each greater than every earlier one of its side.
 - A stream lasts until each side has sent END or RESET. A RESET breaks off both ways: the other side drops what it
   had to send and answers with END or RESET.
+- The place of a stream that the peer opened is free once our END or RESET of it has gone out: before, an honest peer
+  cannot open another one in it, and a peer that reads nothing would leave a RESET behind in each.
+- A stream that is over is forgotten everywhere: nothing of it waits to be sent any more.
 - Credit: a sender starts with the receiver's windows, one per stream and one for the connection. A DATA of n bytes
   takes max(n, 256) of both; CREDIT gives back what the receiver has used, in steps of half a window at least.
 - Streams that have something to send and the credit for it take turns, a slice each.
@@ -47,6 +50,7 @@ class _Stream:
         "opening",
         "out_done",
         "owed",
+        "reset_frame",
         "was_reset",
         "window",
     )
@@ -61,10 +65,11 @@ class _Stream:
         self.at = 0
         self.in_turn = False
         self.is_ending = False
-        self.is_broken = False  # by the other side: it takes nothing more
+        self.is_broken = False  # by either side: it takes nothing more
         self.in_done = False
         self.out_done = False
         self.was_reset = False  # by this side: what still comes in is dropped
+        self.reset_frame = b""  # the RESET that holds the peer's place until it has gone out
 
 
 class Streams:
@@ -79,7 +84,7 @@ class Streams:
         self._open: dict[int, _Stream] = {}
         self.turns: deque[_Stream] = deque()
         """Those that may have something to send, in the order of their turns."""
-        self._starved: deque[_Stream] = deque()  # wait for the connection's credit
+        self._starved: dict[int, _Stream] = {}  # wait for the connection's credit, by number, in order
         self._greeting: Greeting | None = None
         self._credit = 0
         self._window = limits.connection_window
@@ -142,7 +147,7 @@ class Streams:
     def end(self, number: int) -> None:
         """Send nothing more after what waits."""
         stream = self._open.get(number)
-        if stream is not None and not stream.out_done:
+        if stream is not None and not (stream.out_done or stream.was_reset):
             stream.is_ending = True
             self._take_turn(stream)
 
@@ -151,17 +156,32 @@ class Streams:
         stream = self._open.get(number)
         if stream is None or stream.was_reset:
             return
-        stream.was_reset = True
+        stream.was_reset = stream.is_broken = True
         was_cut, stream.data = stream.data is not None, None
+        self._leave_turns(stream)
         if stream.opening:  # the other side has never heard of it
             stream.opening = b""
             stream.in_done = stream.out_done = True
-        elif not (stream.out_done and stream.in_done):  # after our END, too, it tells that nobody reads any more
+        else:  # after our END, too: it tells that nobody reads any more
             if stream.is_ending and not stream.out_done and not was_cut:
                 self._control.append(HEADER.pack(END, number))  # what was sent is whole: say so before
-            stream.out_done = True
-            self._control.append(pack_failure(RESET, number, failure))
+            frame = pack_failure(RESET, number, failure)
+            self._control.append(frame)
+            if self._is_ours(number):
+                stream.out_done = True  # already: it overtakes our next OPEN, which the peer must find a place for
+            else:
+                stream.reset_frame = frame
         self._settle(stream)
+
+    def take_sent(self, frame: bytes) -> None:
+        """Learn that an END or RESET has left `control`."""
+        kind, number = HEADER.unpack_from(frame)
+        stream = self._open.get(number)
+        if stream is not None:
+            if kind == RESET:
+                stream.reset_frame = b""
+            stream.out_done = True
+            self._settle(stream)
 
     def consume(self, number: int, size: int) -> None:
         """Give back the credit of a piece of `size` bytes that was received and used."""
@@ -190,7 +210,7 @@ class Streams:
                     return self._slice(stream, stream.data, room)
                 turns.popleft()
                 if self._credit < DATA_COST_MIN <= stream.credit:
-                    self._starved.append(stream)
+                    self._starved[stream.number] = stream
                 else:
                     stream.in_turn = False
                 continue
@@ -228,14 +248,27 @@ class Streams:
             stream.in_turn = True
             self.turns.append(stream)
 
+    def _leave_turns(self, stream: _Stream) -> None:
+        if stream.in_turn:
+            stream.in_turn = False
+            if self._starved.pop(stream.number, None) is None:
+                self.turns.remove(stream)
+
     def _settle(self, stream: _Stream) -> None:
-        """Forget a stream that is over both ways."""
-        if stream.in_done and stream.out_done and stream.number in self._open:
-            del self._open[stream.number]
-            if stream.number % 2 == self._last_ours % 2:
+        """Forget a stream that is over both ways. It has no turn: who has said END or RESET has left them."""
+        number = stream.number
+        if stream.in_done and stream.out_done and number in self._open:
+            del self._open[number]
+            self._grants.pop(number, None)
+            if stream.reset_frame:  # an END has gone out instead
+                self._control.remove(stream.reset_frame)
+            if self._is_ours(number):
                 self._ours -= 1
             else:
                 self._theirs -= 1
+
+    def _is_ours(self, number: int) -> bool:
+        return number % 2 == self._last_ours % 2
 
     def _owe(self, cost: int) -> None:
         self._owed += cost
@@ -246,7 +279,7 @@ class Streams:
 
     def abandon(self) -> tuple[int, ...]:
         """Return the streams of ours that are open, and forget all."""
-        ours = tuple(number for number in self._open if number % 2 == self._last_ours % 2)
+        ours = tuple(number for number in self._open if self._is_ours(number))
         self._open.clear()
         self.turns.clear()
         self._starved.clear()
@@ -309,6 +342,10 @@ class Streams:
         stream.in_done = True
         stream.is_broken = True
         stream.data = None
+        if self._starved.pop(number, None) is not None:  # it needs no credit any more
+            self.turns.append(stream)
+        elif stream.is_ending and not (stream.out_done or stream.was_reset):
+            self._take_turn(stream)
         self._settle(stream)
         return None if stream.was_reset else StreamReset(number, failure)
 
@@ -318,7 +355,7 @@ class Streams:
             self._credit += grant
             if not 0 < grant <= self._credit <= U32_MAX:
                 raise ProtocolError("the peer grants the connection nothing, or too much")
-            self.turns.extend(self._starved)
+            self.turns.extend(self._starved.values())
             self._starved.clear()
             return
         stream = self._open.get(number)
@@ -332,6 +369,6 @@ class Streams:
             self._take_turn(stream)
 
     def _check_known(self, number: int, kind: int) -> None:
-        last = self._last_ours if number % 2 == self._last_ours % 2 else self._last_theirs
+        last = self._last_ours if self._is_ours(number) else self._last_theirs
         if not 0 < number <= last:
             raise ProtocolError(f"a frame of kind {kind} names stream {number}, which was never opened")
