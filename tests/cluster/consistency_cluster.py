@@ -126,7 +126,8 @@ class Cluster:
         self.key = first.call("key.add", label="clients")
         first.call("grant.set", access_key_id=self.key["access_key_id"], vault="shared", permissions="rw")
         wait_until(self._all_know, RECOVERY_S, "all nodes know the vault and the key")
-        self.set_replicas(self.nodes[: self.replicas], first)
+        if len(self.nodes) > 1:
+            self.set_replicas(self.nodes[: self.replicas], first)
         wait_until(lambda: self.all_vote(self.replicas), RECOVERY_S, "all replicas vote")
         self.open_doors()
         self.wait_serving()
@@ -139,6 +140,14 @@ class Cluster:
     def set_replicas(self, keepers: Sequence[ClockedNode], through: ClockedNode) -> None:
         """Let these nodes keep the index from now on. Errors: `MeshHoldError`."""
         through.call("vault.set", vault="shared", index_replicas=[node.name for node in keepers])
+
+    def waits(self, node: ClockedNode) -> bool:
+        """Tell whether a node's replica has noticed that it forgot what it promised, and lets the window pass."""
+        for other in self.up():
+            with suppress(MeshHoldError):
+                replicas = other.call("vault.replicas", vault="shared")["replicas"]
+                return any(view["name"] == node.name and "waiting" in view["reason"] for view in replicas)
+        return False
 
     def all_vote(self, count: int) -> bool:
         """Tell whether `count` nodes keep the index, all of them take part, and no change is under way."""

@@ -56,8 +56,7 @@ def test_a_disk_that_goes_back_in_time_is_found_out(tmp_path: Path) -> None:
         cluster.wait_serving()
         work.finish()
     violations = work.check()
-    assert len(violations) >= 3
-    assert all("acknowledged and lost" in violation for violation in violations)
+    assert sum("acknowledged and lost" in violation for violation in violations) >= 3
 
 
 def wait_acknowledged(cluster: Cluster, more: int) -> None:
