@@ -230,6 +230,13 @@ def _bytes_of(host: Host) -> int:
     return sum(map(int, shown.split()))
 
 
+def _remove_stale() -> None:
+    """Remove what libfaketime left of processes that are no more: another one may get their number."""
+    for path in _MEMORY.glob("*faketime_*"):
+        if not Path("/proc", path.name.rpartition("_")[2]).exists():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def open_folder(*, on_disk: bool = False) -> Iterator[Path]:
     """Give a folder for a while: in memory if there is such a place, since a killed process loses nothing there."""
@@ -253,6 +260,8 @@ def open_cluster(
 
 @contextmanager
 def _open(folder: Path, network: Network | None, count: int, replicas: int, base_s: float) -> Iterator[Cluster]:
+    _remove_stale()
+
     def make_node(home: Path, name: str, host: Host | None) -> ClockedNode:
         return ClockedNode(home, name, host, base_s)
 
