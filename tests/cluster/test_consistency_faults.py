@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.cluster.consistency_cluster import ClockedNode, Cluster, faketime_library, open_cluster, open_folder
 from tests.cluster.consistency_history import Outcome
+from tests.cluster.consistency_nemeses import Scenario, kill_some
 from tests.cluster.consistency_run import run_scenario
 from tests.cluster.consistency_workloads import Set
 from tests.cluster.daemons import DEADLINE_S
