@@ -23,8 +23,13 @@ EXCESS_PERMILLE: Final = 1_070
 """The rest of the way to 1,100 is for chance."""
 
 _ROUNDS_MAX: Final = 10
-_STEPS: Final = 24
-_STEP_RATIO: Final = 1.7
+_SLOWEST: Final = 1e-6
+"""A runner with less of the largest's capacity counts as having that: bounds the steps below."""
+_NEVER: Final = 1e-9
+_FIRST_STEP: Final = 1 / 32
+"""Of the time until the first of all rings, on average."""
+_UNTIL: Final = 20.0
+"""So many times as long as the slowest take on average: what is decided later does not count."""
 _STRIDE_MAX: Final = 4.0
 """A correction's exponent: who is nearly always chosen has to be slowed much to be chosen a little less."""
 _CLOSE: Final = 1.003
@@ -39,7 +44,7 @@ def plan_handicaps(capacities: Sequence[int], shares: Sequence[int], factor: int
     if factor == 1 or factor >= runners:
         return [PAR] * runners
     largest = max(capacities)
-    par = [capacity / largest for capacity in capacities]
+    par = [max(capacity / largest, _SLOWEST) for capacity in capacities]
     limits = [min(1.0, share * EXCESS_PERMILLE / (1000 * ONE)) for share in shares]
     speeds = par
     for _ in range(_ROUNDS_MAX):
@@ -57,28 +62,31 @@ def plan_handicaps(capacities: Sequence[int], shares: Sequence[int], factor: int
 
 
 def _chosen_odds(speeds: Sequence[float], factor: int) -> list[float]:
-    """Return how likely each exponential clock is among the first `factor` to ring.
+    """Return how likely each exponential clock is among the first `factor` to ring; speeds are up to 1.
 
-    A clock is, if fewer than `factor` others have rung before it: the integral of that over the time of its ring, in
-    steps that grow. What the steps lose is made up for by the sum, which is known.
+    A clock is, if fewer than `factor` others have rung before it: the integral of that over the time of its ring. Each
+    step lasts as long as all before it, so the odds of waiting on are squares of those of the step before. What the
+    steps lose is made up for by the sum, which is known.
     """
     odds = [0.0] * len(speeds)
-    slowest = 0.0
-    for speed in sorted(speeds)[: len(speeds) - factor + 1]:
-        slowest += speed
-    until = 12.0 / slowest  # by then all is decided, but for one in 160,000
-    times = [0.0, *(until * _power(1 / _STEP_RATIO, float(step)) for step in reversed(range(_STEPS)))]
-    waiting = [1.0] * len(speeds)
-    for start, end in pairwise(times):
-        middle = [_decay(speed * (start + end) / 2) for speed in speeds]
-        later = [_decay(speed * end) for speed in speeds]
-        for runner, few in enumerate(_odds_of_few(middle, factor)):
-            odds[runner] += (waiting[runner] - later[runner]) * few
-        waiting = later
+    slowest, together = 0.0, 0.0
+    for place, speed in enumerate(sorted(speeds)):
+        slowest += speed if place <= len(speeds) - factor else 0.0
+        together += speed
+    time, until = _FIRST_STEP / together, _UNTIL / slowest
+    start, middle = [1.0] * len(speeds), [_decay(speed * time / 2) for speed in speeds]
+    end = [still * still for still in middle]
+    is_first = True
+    while time < until:
+        few = _odds_of_few(middle, factor)
+        odds = [sofar + (a - b) * chance for sofar, a, b, chance in zip(odds, start, end, few, strict=True)]
+        middle = [a * b for a, b in zip(middle, end, strict=True)] if is_first else [still * still for still in middle]
+        start, end = end, [still * still for still in end]
+        time, is_first = time * 2, False
     total = 0.0
     for chance in odds:
         total += chance
-    return [min(1.0, chance * factor / total) for chance in odds]
+    return [min(1.0, max(chance * factor / total, _NEVER)) for chance in odds]
 
 
 def _odds_of_few(waiting: Sequence[float], factor: int) -> list[float]:
@@ -102,7 +110,7 @@ def _odds_of_few(waiting: Sequence[float], factor: int) -> list[float]:
 def _one_more(counts: Sequence[float], still: float) -> list[float]:
     """Return how likely 0, 1, … clocks have rung when one more is counted, which still waits with the odds `still`."""
     rung = 1 - still
-    return [counts[0] * still, *(here * still + fewer * rung for fewer, here in pairwise(counts))]
+    return [counts[0] * still, *[here * still + fewer * rung for fewer, here in pairwise(counts)]]
 
 
 def _decay(time: float) -> float:

@@ -19,9 +19,11 @@ Zadimoghaddam, "Consistent hashing with bounded loads" (2018); Gale and Shapley 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, islice, repeat
-from typing import Final
+from operator import add
+from typing import Final, NamedTuple
 
 from meshhold.errors import InvalidError
 from meshhold.placement.handicaps import EXCESS_PERMILLE, PAR, plan_handicaps
@@ -35,6 +37,8 @@ CLAIM_PERMILLE: Final = 1_095
 """Aim: 1,100, with room for rounding. Each per cent less moves more data."""
 REACH: Final = 8
 """A member visits so many times the partitions that it is to hold: 24 members pass by each partition on average."""
+SMALL_MESH: Final = 32
+BITS_SMALL: Final = 12
 BITS_MIN: Final = 3
 
 _NOBODY: Final = -1
@@ -48,16 +52,16 @@ _PACE_MAX: Final = 1 << 48
 def bits_for(members: int) -> int:
     """Return how many bits of a chunk's id tell its partition, in a mesh of so many members.
 
-    Where a member holds few partitions, chance makes loads uneven: 128 for each member keep it in bounds. Each step
-    to more partitions is another ring altogether, so there are few steps, and none that a home or a team takes.
+    Where a member holds few partitions, chance makes loads uneven: some 128 for each member keep it in bounds. A step
+    to more partitions is another ring altogether and moves everything, so there is one, which no home takes.
     """
-    return 12 if members <= 32 else 16 if members <= 512 else BITS_MAX
+    return BITS_SMALL if members <= SMALL_MESH else BITS_MAX
 
 
 def plan_ring(members: Iterable[RingMember], bits: int | None = None) -> Ring:
     """Return the ring of these members, the same for the same members in whatever order.
 
-    `bits` is for whoever keeps the number of partitions while a mesh grows over a step of `bits_for`.
+    `bits` is for whoever keeps the number of partitions while a mesh grows over the step of `bits_for`.
     Errors: `InvalidError` for a node that is listed twice, too many members, or `bits` out of range.
     """
     ranked = tuple(sorted(members))
@@ -93,18 +97,18 @@ class _Plan:
             min(self._partitions, REACH * self._partitions * share // ONE + _REACH_MIN) for share in self._shares[-1]
         ]
         wishes = [
-            shuffle_partitions(member.node, self._bits, count)
-            for member, count in zip(self._members, reach, strict=True)
+            array("I", [partition | place << self._bits for partition in shuffle_partitions(node, self._bits, count)])
+            for place, (node, count) in enumerate(zip([member.node for member in self._members], reach, strict=True))
         ]
         times = visit_times(self._bits)
         speeds: list[int] = []
-        arrivals: list[int] = []
+        visits = _Visits(array("I"), array("H"))
         for factor in range(1, self._ranks + 1):
             before, speeds = speeds, self._speeds(factor)
             if speeds != before:
-                arrivals = self._arrivals(wishes, times, speeds)
-            self._fill_rank(factor, arrivals)
-        self._list_handoffs(arrivals)
+                visits = _order_visits(wishes, times, speeds, self._bits)
+            self._fill_rank(factor, visits)
+        self._list_handoffs(visits)
         return self._rows
 
     def _speeds(self, factor: int) -> list[int]:
@@ -125,19 +129,8 @@ class _Plan:
             sums[zone] += amount
         return sums
 
-    def _arrivals(self, wishes: Sequence[Sequence[int]], times: Sequence[int], speeds: Sequence[int]) -> list[int]:
-        """Return all visits in order of time, each as one number: time, member, partition."""
-        fastest = max(speeds)
-        arrivals: list[int] = []
-        for place, (wanted, speed) in enumerate(zip(wishes, speeds, strict=True)):
-            pace = min(_PACE_MAX, _PACE * fastest // speed) << (_MEMBER_BITS + self._bits)
-            who = place << self._bits
-            arrivals += [time * pace + who + partition for time, partition in zip(times, wanted, strict=False)]
-        arrivals.sort()
-        return arrivals
-
-    def _fill_rank(self, factor: int, arrivals: Sequence[int]) -> None:
-        """Give each partition its next holder: the first to arrive that may and is not full."""
+    def _fill_rank(self, factor: int, visits: _Visits) -> None:
+        """Give each partition its next holder: the first to come that may and is not full."""
         shares = self._shares[factor - 1]
         room = [
             max(-(-share * self._partitions // ONE), share * self._partitions * CLAIM_PERMILLE // (1000 * ONE)) - held
@@ -149,72 +142,129 @@ class _Plan:
             group = list(range(len(self._members)))
             limits = [share * self._partitions * EXCESS_PERMILLE // (1000 * ONE) + 1 for share in self._by_zone(shares)]
             zone_room = [limit - held for limit, held in zip(limits, self._by_zone(self._held), strict=True)]
-        taken = [[group[place] for place in row] for row in self._rows]
-        winners = _race(arrivals, self._bits, taken, (group, self._zone_of), room, zone_room)
+        taken = [tuple([group[place] for place in row]) for row in self._rows]
+        winners = _race(visits, taken, (group, self._zone_of), room, zone_room)
         for partition, winner in enumerate(winners):
-            place = winner
-            if place == _NOBODY:  # all that may are full, or do not pass by: rare
-                free = [place for place in range(len(self._members)) if group[place] not in taken[partition]]
-                place = min(free, key=lambda place: (self._held[place] / shares[place], place))
-            self._rows[partition].append(place)
+            if winner == _NOBODY:
+                winners[partition] = _settle(partition, winners, taken, group, room, shares)
+        for row, place in zip(self._rows, winners, strict=True):
+            row.append(place)
             self._held[place] += 1
 
-    def _list_handoffs(self, arrivals: Sequence[int]) -> None:
-        """Lengthen each partition's row: those who pass by next, distinct zones first, then whoever is left."""
-        if self._ranks == min(len(self._members), DEPTH_MAX):
+    def _list_handoffs(self, visits: _Visits) -> None:
+        """Lengthen each partition's row: those who come next, distinct zones first, then whoever is left."""
+        members, depth = len(self._members), min(len(self._members), DEPTH_MAX)
+        if self._ranks == depth:
             return
-        passing: list[list[int]] = [[] for _ in range(self._partitions)]
-        of_partition, of_member = self._partitions - 1, (1 << _MEMBER_BITS) - 1
-        for arrival in arrivals:
-            passing[arrival & of_partition].append(arrival >> self._bits & of_member)
+        holders = [tuple(row) for row in self._rows]
+        for partition, place in zip(visits.partitions, visits.places, strict=True):
+            if place not in holders[partition]:
+                self._rows[partition].append(place)
         for partition, row in enumerate(self._rows):
-            _lengthen(row, passing[partition], self._zone_of, self._zones, partition % len(self._members))
+            start = partition % members
+            if len(row) < members:
+                listed = set(row)
+                rest = (place for place in chain(range(start, members), range(start)) if place not in listed)
+                row.extend(islice(rest, max(0, depth - len(row)) if self._zones <= self._ranks else members))
+            if self._ranks < self._zones < members:
+                _distinct_zones_first(row, self._zone_of, self._zones, self._ranks, depth)
+            del row[depth:]
 
 
-def _lengthen(row: list[int], passing: Sequence[int], zone_of: Sequence[int], zones: int, start: int) -> None:
-    """Add members to `row` up to its depth; where too few pass by, from the place `start` on around the list."""
-    depth = min(len(zone_of), DEPTH_MAX)
-    everyone = range(len(zone_of))
-    seen = {zone_of[place] for place in row}
-    if len(seen) < zones:
-        for place in chain(passing, everyone[start:], everyone[:start]):
-            if len(row) == depth or len(seen) == zones:
-                break
-            if zone_of[place] not in seen:
-                seen.add(zone_of[place])
-                row.append(place)
-    for candidates in (passing, everyone[start:], everyone[:start]):
-        if len(row) < depth:
-            listed = set(row)
-            row.extend(islice((place for place in candidates if place not in listed), depth - len(row)))
+class _Visits(NamedTuple):
+    """All visits in order of time: the partition that is visited, and the place of the member that comes."""
+
+    partitions: array[int]
+    places: array[int]
+
+
+def _order_visits(wishes: Sequence[array[int]], times: Sequence[int], speeds: Sequence[int], bits: int) -> _Visits:
+    """Return who comes where when each member goes through its wishes, which name it too, at its speed."""
+    fastest = max(speeds)
+    paces = [min(_PACE_MAX, _PACE * fastest // speed) << (_MEMBER_BITS + bits) for speed in speeds]
+    clocks: dict[int, list[int]] = {}
+    visits: list[int] = []
+    for pace, wanted in zip(paces, wishes, strict=True):
+        clock = clocks.get(pace)
+        if clock is None or len(clock) < len(wanted):
+            clock = clocks[pace] = [time * pace for time in times[: len(wanted)]]
+        visits += map(add, clock, wanted)  # the shorter one ends it
+    visits.sort()
+    of_partition, of_member = (1 << bits) - 1, (1 << _MEMBER_BITS) - 1
+    return _Visits(
+        array("I", [visit & of_partition for visit in visits]),
+        array("H", [visit >> bits & of_member for visit in visits]),
+    )
 
 
 def _race(
-    arrivals: Sequence[int],
-    bits: int,
+    visits: _Visits,
     taken: Sequence[Collection[int]],
     groups: tuple[Sequence[int], Sequence[int]],
     room: list[int],
     zone_room: list[int],
 ) -> list[int]:
-    """Return for each partition the first to arrive whose group it has not taken, and who and whose zone have room.
+    """Return for each partition the first to come whose group it has not taken, and who and whose zone have room.
 
     `groups` are each member's group and zone. Uses up `room` and `zone_room`. `_NOBODY` stands where nobody could.
     """
     group, zone_of = groups
     winners = [_NOBODY] * len(taken)
+    waiting = bytearray(b"\x01") * len(taken)
     left = len(taken)
-    of_partition, of_member = len(taken) - 1, (1 << _MEMBER_BITS) - 1
-    for arrival in arrivals:
-        partition = arrival & of_partition
-        if winners[partition] != _NOBODY:
-            continue
-        place = arrival >> bits & of_member
-        if room[place] > 0 and zone_room[zone_of[place]] > 0 and group[place] not in taken[partition]:
+    for partition, place in zip(visits.partitions, visits.places, strict=True):
+        if (
+            waiting[partition]
+            and room[place] > 0
+            and group[place] not in taken[partition]
+            and zone_room[zone_of[place]] > 0
+        ):
             winners[partition] = place
+            waiting[partition] = 0
             room[place] -= 1
             zone_room[zone_of[place]] -= 1
             left -= 1
             if not left:
                 break
     return winners
+
+
+def _settle(
+    partition: int,
+    winners: list[int],
+    taken: Sequence[Collection[int]],
+    group: Sequence[int],
+    room: list[int],
+    shares: Sequence[int],
+) -> int:
+    """Return who gets a partition that nobody won: all that may are full, or do not pass by. Rare.
+
+    It is whoever has most room for its share. If nobody has any, one that is full gives another partition to somebody
+    that has: `winners` then changes. If that is not possible either, the limit is exceeded. Uses up `room`.
+    """
+    may = [place for place in range(len(room)) if group[place] not in taken[partition]]
+    may.sort(key=lambda place: (-room[place] / shares[place], place))
+    if room[may[0]] <= 0:
+        roomy = [place for place in range(len(room)) if room[place] > 0]
+        for place in may:
+            for other in (other for other, winner in enumerate(winners) if winner == place):
+                heir = next((heir for heir in roomy if group[heir] not in taken[other]), _NOBODY)
+                if heir != _NOBODY:
+                    winners[other] = heir
+                    room[heir] -= 1
+                    return place
+    room[may[0]] -= 1
+    return may[0]
+
+
+def _distinct_zones_first(row: list[int], zone_of: Sequence[int], zones: int, start: int, end: int) -> None:
+    """Move whoever is the first of its zone forward: to place `start`, before which all zones differ, up to `end`."""
+    seen = {zone_of[place] for place in row[:start]}
+    front = start
+    for at in range(start, len(row)):
+        if front == end or len(seen) == zones:
+            break
+        if zone_of[row[at]] not in seen:
+            seen.add(zone_of[row[at]])
+            row.insert(front, row.pop(at))
+            front += 1

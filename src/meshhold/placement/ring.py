@@ -21,8 +21,8 @@ DEPTH_MAX: Final = 16
 """Members that a partition lists: as many as the largest replication factor. The order of the others has no merit."""
 MEMBERS_MAX: Final = 4_096
 """As many as membership knows."""
-BITS_MAX: Final = 18
-"""262,144 partitions: 64 for each of the most members, and a table of 8 MiB."""
+BITS_MAX: Final = 16
+"""65,536 partitions: the table takes 2 MiB."""
 CAPACITY_BYTES_MAX: Final = 2**63 - 1
 
 _FORMAT: Final = 1
