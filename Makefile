@@ -52,15 +52,17 @@ jepsen: $(VENV)/.dev ## Break three and five real nodes while clients work, and 
 		$(if $(SCENARIOS),--scenarios $(SCENARIOS))
 	@$(BIN)/python -m pytest -m slow tests/cluster/test_consistency_*.py -v -rsP
 
-# Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
+# Seeds of the index simulation. Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1
+SEEDS ?= 2000
 N ?= 5,20,100
 LOSS ?= 0,5,20
 HOURS ?= 1
 JOBS ?= 2
 INPUTS ?= 1000000
 
-sim: $(VENV)/.dev ## Simulate membership, fuzz the wire (SEED= N=5,20 LOSS=0,5 HOURS=)
+sim: $(VENV)/.dev ## Simulate index and membership, fuzz the wire (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
+	@$(BIN)/python -m tests.simulation.index_sim --seed $(SEED) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.membership_sim \
 		--seed $(SEED) --nodes $(N) --loss $(LOSS) --only deaths,news,idle,split,join
 	@$(BIN)/python -m tests.simulation.membership_sim \

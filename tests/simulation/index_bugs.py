@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
+from tests.simulation.index_plan import RACES
+
 from meshhold.model.configuration import Configuration
 from meshhold.model.stamp import ZERO
 from meshhold.register.acceptor import TAKE, TAKEN, Acceptor
 from meshhold.register.lineage import Outcome
-from meshhold.replication import registers, seats
+from meshhold.replication import registers
 from meshhold.replication.contract import Outdated
 from meshhold.replication.enrolment import Enrolment
 from meshhold.replication.index_sync import IndexSync
@@ -24,12 +26,16 @@ from meshhold.replication.tombstones import Tombstones
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """One rule undone: `target`'s attribute `name` becomes what `make` makes of it."""
+    """One rule undone: `target`'s attribute `name` becomes what `make` makes of it.
+
+    `races` is the part of seeds that are races for one key: all, where only these can show it.
+    """
 
     tells: str
     target: Any
     name: str
     make: Callable[[Any], Any]
+    races: float = RACES
 
 
 def _settles_nothing(_: Any) -> Any:
@@ -100,15 +106,15 @@ def _enrols_unread(_: Any) -> Any:
 
 BUGS: Final = {
     "no-write-back": Bug("a read leaves what it saw on a minority", Registers, "_settle", _settles_nothing),
-    "no-horizon": Bug("a restart forgets promises", Acceptor, "__init__", _forgets_promises),
+    "no-horizon": Bug("a restart forgets promises", Acceptor, "__init__", _forgets_promises, 1.0),
     "stale-accept": Bug("an entry is taken in spite of a promise", Acceptor, "accept", _takes_stale),
     "no-lineage": Bug(
         "a retry does not look for itself", registers, "outcome", lambda _: lambda *_arguments: Outcome.NOT_YET
     ),
-    "wiped-votes": Bug("a wiped replica votes at once", seats, "_is_live", lambda _: lambda *_arguments: True),
+    "wiped-votes": Bug("a wiped replica votes at once", Seats, "_is_live", lambda _: lambda *_arguments: True),
     "old-epoch": Bug("a replica answers in an epoch that is over", Seats, "stance", _answers_old_epochs),
     "tombstone-early": Bug("a replica forgets a deletion alone", Tombstones, "_remove", _removes_alone),
-    "sync-trusts-one": Bug("a copy from one replica counts as chosen", IndexSync, "_proven", _proves_all),
+    "sync-trusts-one": Bug("a copy from one replica counts as chosen", IndexSync, "_proven", _proves_all, 1.0),
     "joint-half": Bug("a change counts the new set only", Configuration, "has_quorum", _counts_new_set_only),
     "newcomer-unread": Bug("a newcomer votes without what was there", Enrolment, "enrol_now", _enrols_unread),
     "list-unsettled": Bug("a listing shows one replica's rows", RangeReading, "settle", _settles_no_list),

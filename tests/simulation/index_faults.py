@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the world runs the faults
 
 _DOWN_S: Final = (0.05, 1.0, 8.0, 40.0)
 _LASTING_S: Final = (0.2, 2.0, 10.0, 40.0)
+_BLINK_S: Final = 0.02
 _WINDOWS: Final = 1.5
 _CHANGE_S: Final = (5.0, 60.0, 400.0)
 
@@ -36,6 +37,8 @@ class Faults:
         self._kinds: dict[str, Callable[[], Awaitable[object]]] = {
             "crash": self._crash,
             "crash_all": self._crash_all,
+            "blink": self._blink,
+            "sleep": self._sleep,
             "wipe": self._wipe,
             "partition": self._partition,
             "one_way": self._one_way,
@@ -77,6 +80,24 @@ class Faults:
         async with trio.open_nursery() as nursery:
             for machine in self._world.machines:
                 nursery.start_soon(self._crash, machine)
+
+    async def _blink(self) -> None:
+        """Start nodes anew, again and again, each so soon that messages to it are still under way."""
+        for _ in range(self._chance.randint(3, 12)):
+            machine = self._pick()
+            self._world.say(f"{machine.name} starts anew")
+            await self._world.stop(machine)
+            await trio.sleep(self._chance.random() * _BLINK_S)
+            await self._world.start(machine)
+            await trio.sleep(self._chance.random())
+
+    async def _sleep(self) -> None:
+        """Stop a machine for longer than a window."""
+        machine = self._pick()
+        self._world.say(f"{machine.name} sleeps")
+        await self._world.stop(machine)
+        await trio.sleep(self._plan.window_s * self._chance.uniform(1.0, 2.0))
+        await self._world.start(machine)
 
     async def _wipe(self) -> None:
         """Lose a disk that can be spared."""

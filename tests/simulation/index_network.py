@@ -37,7 +37,9 @@ class Weather:
     """How bad the network is. Chances are per message; times are seconds."""
 
     delay_s: float = 0.002
-    """Nearly all messages take between a tenth of it and all of it."""
+    """The slowest messages take so long."""
+    spread: int = 1
+    """1: all times up to `delay_s` are as likely; 3: half of the messages take an eighth of it or less."""
     drop: float = 0.0
     repeat: float = 0.0
     late: float = 0.0
@@ -142,7 +144,7 @@ class Network:
         if self._happens(weather.late):
             await trio.sleep(self._chance.random() * weather.late_s)
         else:
-            await trio.sleep(weather.delay_s * self._chance.uniform(0.1, 1.0))
+            await trio.sleep(weather.delay_s * self._chance.random() ** weather.spread)
         return (sender, receiver) not in self._cuts
 
     def _happens(self, chance: float) -> bool:

@@ -14,7 +14,10 @@ from tests.simulation.index_network import Weather
 from tests.simulation.index_workload import KEYS, Mix
 
 MINUTE_S: Final = 60.0
-MACHINES_MAX: Final = 5
+RACES: Final = 0.25
+"""Part of the seeds that are races for one key."""
+SLEEPS: Final = 0.1
+"""Part of the seeds in which some sleep while others delete and forget."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Plan:
 FAULTS: Final = {
     "crash": 6,
     "crash_all": 2,
+    "blink": 4,
+    "sleep": 2,
     "wipe": 4,
     "partition": 6,
     "one_way": 4,
@@ -57,8 +62,8 @@ FAULTS: Final = {
 }
 
 
-def draw(seed: int) -> Plan:
-    """Return the seed's plan."""
+def draw(seed: int, races: float = RACES) -> Plan:
+    """Return the seed's plan; `races` is the chance of a race for one key."""
     chance = random.Random(f"plan {seed}")
     machines = chance.choice([3, 3, 4, 5])
     plan = Plan(
@@ -82,14 +87,52 @@ def draw(seed: int) -> Plan:
     plan.mix.faithful = chance.choice([0.2, 0.9])
     _bias(plan.mix, chance)
     plan.weather = Weather(
-        delay_s=chance.choice([0.002, 0.02, 0.2]),
+        delay_s=chance.choice([0.005, 0.05, 0.5]),
+        spread=chance.choice([1, 3]),
         drop=chance.choice([0.0, 0.0, 0.02, 0.15]),
         repeat=chance.choice([0.0, 0.05, 0.2]),
         late=chance.choice([0.0, 0.02, 0.1]),
         late_s=chance.choice([3.0, 30.0, 2 * plan.window_s]),
         deaf=chance.choice([0.0, 0.5, 1.0]),
     )
+    kind = chance.random()
+    if kind < races:
+        _race(plan, chance)
+    elif kind < races + SLEEPS:
+        _sleep(plan, chance)
     return plan
+
+
+def _race(plan: Plan, chance: random.Random) -> None:
+    """Let many want one key on a slow network whose nodes start anew again and again: rounds meet halfway."""
+    plan.clients, plan.requests, plan.episodes = 6, 11, 1
+    plan.replicas = min(plan.machines, 3)
+    plan.greets_s = chance.choice([0.0, 0.1])
+    plan.weights = {"blink": 8, "crash_all": 1, "storm": 1, "change": 1}
+    plan.faults = 6
+    plan.mix = Mix(
+        {"create": 10, "match": 4, "put": 1, "delete": 4, "get": 4}, KEYS[:1], chance.choice([0.02, 0.2]), faithful=0.2
+    )
+    plan.weather = Weather(
+        delay_s=chance.choice([0.2, 1.0]),
+        spread=chance.choice([1, 3]),
+        drop=chance.choice([0.0, 0.02, 0.15]),
+        late=chance.choice([0.05, 0.2]),
+        late_s=2.5,
+        deaf=1.0,
+    )
+
+
+def _sleep(plan: Plan, chance: random.Random) -> None:
+    """Let a replica be away, once for long, while much is deleted, and the deletions are forgotten."""
+    plan.episodes = 2
+    plan.replicas = min(plan.machines, 3)
+    plan.window_s = MINUTE_S
+    plan.skew_s = 0.0
+    plan.pauses_s = (2.5 * plan.window_s,)
+    plan.weights = {"sleep": 4, "crash": 1, "change": 1}
+    plan.faults = 2
+    plan.mix = Mix({"put": 4, "delete": 4, "create": 1, "get": 1, "list": 1}, KEYS, think_s=chance.choice([0.2, 1.0]))
 
 
 def _bias(mix: Mix, chance: random.Random) -> None:

@@ -19,6 +19,7 @@ from multiprocessing.pool import Pool
 from typing import Final
 
 from tests.simulation.index_bugs import BUGS, planted
+from tests.simulation.index_plan import draw
 from tests.simulation.index_world import Report, play
 
 BUG_SEEDS_MAX: Final = 2_000
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def play_with(bug: str | None, seed: int) -> Report:
     """Play a seed, with a bug planted if one is named."""
     with planted(bug):
-        return play(seed)
+        return play(seed, draw(seed, BUGS[bug].races) if bug else None)
 
 
 def survey(seeds: Sequence[int], jobs: int, bug: str | None = None, *, trace: bool = False) -> int:
@@ -76,8 +77,8 @@ def survey(seeds: Sequence[int], jobs: int, bug: str | None = None, *, trace: bo
 
 def hunt(first: int, seeds_max: int, jobs: int) -> int:
     """Plant each bug and count the seeds until it is found; return 1 if one was not."""
-    say("| planted bug | | seeds until found | it shows as |")
-    say("|---|---|---:|---|")
+    say("| planted bug | | lives | seeds until found | it shows as |")
+    say("|---|---|---|---:|---|")
     missed = 0
     with _players(jobs) as pool:
         for name, bug in BUGS.items():
@@ -88,7 +89,8 @@ def hunt(first: int, seeds_max: int, jobs: int) -> int:
                 if report.violations:
                     shown = report.violations[0].splitlines()[0][:100]
             missed += shown == "**not found**"
-            say(f"| {name} | {bug.tells} | {played} | {shown} |")
+            lives = "races only" if bug.races == 1 else "mixed"
+            say(f"| {name} | {bug.tells} | {lives} | {played} | {shown} |")
     return 1 if missed else 0
 
 
