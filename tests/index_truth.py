@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from blake3 import blake3
+from tests.simulation.index_disk import MemoryIndex
 
 from meshhold.index.contract import BUCKETS, Counts, Name, bucket_of
 from meshhold.index.sqlite import SqliteIndex
@@ -13,8 +14,10 @@ from meshhold.model.ids import VaultId
 from meshhold.model.stamp import unpack_stamp
 
 
-def names_in(index: SqliteIndex, vault: VaultId) -> list[Name]:
+def names_in(index: SqliteIndex | MemoryIndex, vault: VaultId) -> list[Name]:
     """Return every row of the vault as replicas compare it, by (space, key), read from the registers alone."""
+    if isinstance(index, MemoryIndex):
+        return list(index.disk.vaults[vault].names())
     rows = index._reader.execute(
         "SELECT space, key, accepted FROM register WHERE vault = ? ORDER BY space, key", (index._numbers.get(vault),)
     )
@@ -31,8 +34,13 @@ def digests_of(names: list[Name]) -> bytes:
     return b"".join(digest.to_bytes(8, "big") for digest in digests)
 
 
-def check_sums(index: SqliteIndex, vault: VaultId) -> None:
+def check_sums(index: SqliteIndex | MemoryIndex, vault: VaultId) -> None:
     """Check that counts, digests and the names of every bucket agree with the rows."""
+    if isinstance(index, MemoryIndex):
+        listed = index.list_keys(vault, b"", b"", 10_000)
+        assert index.counts(vault) == Counts(len(listed), sum(each.size for each in listed))
+        assert index.bucket_digests(vault) == digests_of(names_in(index, vault))
+        return
     number = index._numbers.get(vault)
     live = "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM register WHERE vault = ? AND state = 1"
     assert index.counts(vault) == Counts(*index._reader.execute(live, (number,)).fetchone())

@@ -1,4 +1,4 @@
-"""What every index promises: one suite over the file and the in-memory one."""
+"""What every index promises: one suite over the file, the in-memory one and the one of the simulation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 from tests.index_truth import check_sums, names_in
+from tests.simulation.index_disk import Disk, MemoryIndex
+from tests.simulation.index_disk import open_index as open_disk
 
 from meshhold.errors import StorageFailedError
 from meshhold.index.contract import (
@@ -33,7 +35,7 @@ from meshhold.model.stamp import Stamp
 VAULT = VaultId("a" * 32)
 OTHER = VaultId("b" * 32)
 NODE = b"nodenode"
-OpenIndex = Callable[[], AbstractAsyncContextManager[SqliteIndex]]
+OpenIndex = Callable[[], AbstractAsyncContextManager[SqliteIndex | MemoryIndex]]
 
 
 def stamp(time: int) -> Stamp:
@@ -56,10 +58,12 @@ def keys_of(rows: list[Listed]) -> list[bytes]:
     return [row.key for row in rows]
 
 
-@pytest.fixture(params=["file", "file that settles often", "memory"])
+@pytest.fixture(params=["file", "file that settles often", "memory", "simulated disk"])
 def opening(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenIndex:
     if request.param == "file that settles often":
         monkeypatch.setattr("meshhold.index.ledger.SETTLE_AT", 3)
+    if request.param == "simulated disk":
+        return lambda: open_disk(Disk(), random.Random(1))
     path = None if request.param == "memory" else tmp_path / "index.db"
     return lambda: open_index(path)
 

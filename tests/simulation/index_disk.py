@@ -17,12 +17,13 @@ import trio
 
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import MeshHoldError, StorageFailedError, StorageFullError
-from meshhold.index.contract import BUCKETS, DIGEST_SIZE, Change, Counts, Listed, Name, Row, bucket_of
+from meshhold.index.contract import BUCKETS, DIGEST_SIZE, SAVE_MANY_MAX, Change, Counts, Listed, Name, Row, bucket_of
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp
 
 _NUMBER_MAX = 2**63 - 1  # as SQLite: a larger number cannot be saved
+_KEY_SIZE_MAX = 2**16 - 1
 _Place = tuple[Space, bytes]
 
 
@@ -124,7 +125,7 @@ class MemoryIndex:
     """An `Index` and `Records` on a `Disk`; made by `open_index`."""
 
     def __init__(self, disk: Disk, chance: random.Random) -> None:
-        self._disk = disk
+        self.disk = disk
         self._chance = chance
         self._gathering: list[_Unit] = []
         self._writing: list[_Unit] = []
@@ -140,7 +141,7 @@ class MemoryIndex:
                 self._wake = trio.Event()
                 await self._wake.wait()
             self._writing, self._gathering = self._gathering, []
-            await trio.sleep(self._disk.ills.delay_s * self._chance.uniform(0.5, 1.0))
+            await trio.sleep(self.disk.ills.delay_s * self._chance.uniform(0.5, 1.0))
             self._commit()
 
     def _commit(self) -> None:
@@ -149,7 +150,7 @@ class MemoryIndex:
             unit.end(self._try(unit))
 
     def _try(self, unit: _Unit) -> MeshHoldError | None:
-        ills = self._disk.ills
+        ills = self.disk.ills
         if ills.full:
             return StorageFullError("the disk is full", "end the simulated ill")
         if ills.write_fails and self._chance.random() < ills.write_fails:
@@ -193,13 +194,17 @@ class MemoryIndex:
 
     async def save_many(self, vault: VaultId, changes: Sequence[Change]) -> None:
         """See `Index.save_many`."""
+        if len(changes) > SAVE_MANY_MAX:
+            raise ValueError(f"{len(changes)} rows in one commit: save at most {SAVE_MANY_MAX} at a time")
         for change in changes:
             if change.listed is not None and change.listed.size > _NUMBER_MAX:
                 raise StorageFailedError(f"a size of {change.listed.size} cannot be saved")
+            if len(change.key) > _KEY_SIZE_MAX:
+                raise StorageFailedError(f"a key of {len(change.key)} bytes cannot be named")
 
         def work() -> None:
             for change in changes:
-                self._disk.vaults[vault].put(change)
+                self.disk.vaults[vault].put(change)
 
         await self._submit(work)
 
@@ -209,7 +214,7 @@ class MemoryIndex:
 
         def work() -> None:
             nonlocal gone
-            rows = self._disk.vaults[vault]
+            rows = self.disk.vaults[vault]
             for key, accepted in keys:
                 held = rows.rows.get((space, key))
                 if held is not None and held.row.accepted == accepted:
@@ -221,34 +226,34 @@ class MemoryIndex:
 
     async def drop_vault(self, vault: VaultId) -> None:
         """See `Index.drop_vault`."""
-        await self._submit(lambda: self._disk.vaults.__setitem__(vault, _VaultRows()))
+        await self._submit(lambda: self.disk.vaults.__setitem__(vault, _VaultRows()))
 
     async def save_setting(self, name: str, value: bytes) -> None:
         """See `Index.save_setting`."""
-        await self._submit(lambda: self._disk.settings.__setitem__(name, value))
+        await self._submit(lambda: self.disk.settings.__setitem__(name, value))
 
     async def save_records(self, records: list[tuple[str, str, bytes]]) -> None:
         """See `Records.save_records`."""
         if not all(isinstance(value, bytes) for _, _, value in records):
             raise StorageFailedError("a record that is no byte string cannot be saved")
-        await self._submit(lambda: self._disk.records.update({(kind, key): value for kind, key, value in records}))
+        await self._submit(lambda: self.disk.records.update({(kind, key): value for kind, key, value in records}))
 
     async def forget_records(self, names: list[tuple[str, str]]) -> None:
         """See `Records.forget_records`."""
 
         def work() -> None:
             for name in names:
-                self._disk.records.pop(name, None)
+                self.disk.records.pop(name, None)
 
         await self._submit(work)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _rows(self, vault: VaultId) -> _VaultRows:
-        ills = self._disk.ills
+        ills = self.disk.ills
         if ills.read_fails and self._chance.random() < ills.read_fails:
             raise StorageFailedError("the disk failed to read", "end the simulated ill")
-        return self._disk.vaults[vault]
+        return self.disk.vaults[vault]
 
     def load(self, vault: VaultId, space: Space, key: bytes) -> Row | None:
         """See `Index.load`."""
@@ -303,11 +308,11 @@ class MemoryIndex:
 
     def setting(self, name: str) -> bytes | None:
         """See `Index.setting`."""
-        return self._disk.settings.get(name)
+        return self.disk.settings.get(name)
 
     def load_records(self) -> list[tuple[str, str, bytes]]:
         """See `Records.load_records`."""
-        return [(*name, value) for name, value in sorted(self._disk.records.items())]
+        return [(*name, value) for name, value in sorted(self.disk.records.items())]
 
 
 @asynccontextmanager
