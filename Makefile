@@ -31,7 +31,8 @@ run: $(VENV)/.installed ## Start a node with a bucket and a key, ready for S3
 
 test: $(VENV)/.dev ## Run the tests
 	@.ci/need strace:strace ip:iproute2 nft:nftables faketime:faketime
-	@$(BIN)/python -m pytest -m "not clients and not slow"
+	@# Where even its time-out cannot end a test, all stacks are printed and the run stops, rather than stand still.
+	@$(BIN)/python -m pytest -m "not clients and not slow" -o faulthandler_timeout=300
 
 faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB in bounded memory (as root)
 	@.ci/need strace:strace
