@@ -84,7 +84,7 @@ class Faults:
     async def _blink(self) -> None:
         """Start nodes anew, again and again, each so soon that messages to it are still under way."""
         for _ in range(self._chance.randint(3, 12)):
-            machine = self._pick()
+            machine = self._chance.choice([self._world.machines[0], self._pick()])
             self._world.say(f"{machine.name} starts anew")
             await self._world.stop(machine)
             await trio.sleep(self._chance.random() * _BLINK_S)

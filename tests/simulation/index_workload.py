@@ -41,8 +41,8 @@ class Mix:
 
     weights: dict[str, int] = field(
         default_factory=lambda: {
-            "put": 20, "create": 12, "match": 14, "delete": 12, "delete_match": 5, "get": 16, "head": 6, "list": 10,
-            "multipart": 6,
+            "put": 20, "create": 12, "match": 14, "delete": 12, "delete_match": 5, "swap": 6, "get": 16, "head": 6,
+            "list": 10, "multipart": 6,
         }
     )  # fmt: skip
     keys: Sequence[str] = KEYS
@@ -139,6 +139,7 @@ class Client:
             "put": self._put,
             "create": lambda key: self._put(key, Kind.CREATE),
             "match": lambda key: self._put(key, Kind.MATCH),
+            "swap": self._swap,
             "delete": self._delete,
             "delete_match": lambda key: self._delete(key, Kind.DELETE_MATCH),
             "get": self._get,
@@ -229,6 +230,11 @@ class Client:
             lambda run: run.objects.put(BUCKET, key.encode(), ValueBody(value, content), Metadata(), condition)
         )
         self._conclude(asked, key, answer, value)
+
+    async def _swap(self, key: str) -> None:
+        """Read, and put only if nobody else put meanwhile."""
+        await self._get(key, head=True)
+        await self._put(key, Kind.MATCH)
 
     async def _delete(self, key: str, kind: Kind = Kind.DELETE) -> None:
         condition, expected = self._conditioned(key, kind)
