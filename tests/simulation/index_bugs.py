@@ -16,8 +16,8 @@ from meshhold.register.acceptor import TAKE, TAKEN, Acceptor
 from meshhold.register.lineage import Outcome
 from meshhold.replication import registers
 from meshhold.replication.contract import Outdated
-from meshhold.replication.enrolment import Enrolment
 from meshhold.replication.index_sync import IndexSync
+from meshhold.replication.pulling import Pulled
 from meshhold.replication.reading import RangeReading
 from meshhold.replication.registers import Registers
 from meshhold.replication.seats import Seats
@@ -94,14 +94,11 @@ def _counts_new_set_only(has_quorum: Any) -> Any:
     return lambda self, nodes: has_quorum(replace(self, before=()), nodes)
 
 
-def _enrols_unread(_: Any) -> Any:
-    async def enrol_now(self: Enrolment, vault: Any, epoch: int) -> bool:
-        configuration = self._seats.adopted(vault)
-        if configuration is None or configuration.epoch != epoch:
-            return False
-        return await self._enrol_in(vault, configuration)
+def _copies_nothing(pull: Any) -> Any:
+    async def unread(self: IndexSync, vault: Any, source: Any, *, strict: bool = False) -> Pulled:
+        return Pulled(complete=True) if strict else await pull(self, vault, source)
 
-    return enrol_now
+    return unread
 
 
 BUGS: Final = {
@@ -116,7 +113,7 @@ BUGS: Final = {
     "tombstone-early": Bug("a replica forgets a deletion alone", Tombstones, "_remove", _removes_alone),
     "sync-trusts-one": Bug("a copy from one replica counts as chosen", IndexSync, "_proven", _proves_all, 1.0),
     "joint-half": Bug("a change counts the new set only", Configuration, "has_quorum", _counts_new_set_only),
-    "newcomer-unread": Bug("a newcomer votes without what was there", Enrolment, "enrol_now", _enrols_unread),
+    "newcomer-unread": Bug("a newcomer votes without what was there", IndexSync, "pull", _copies_nothing),
     "list-unsettled": Bug("a listing shows one replica's rows", RangeReading, "settle", _settles_no_list),
 }
 
