@@ -26,7 +26,7 @@ FACTORS: Final = (2, 3)
 BALANCE_AIM: Final = 1.10
 MOVED_AIM: Final = 1.15
 SIZES: Final = {"equal": (1,), "1:2:8": (1, 2, 8)}
-NODES: Final = {3: 6, 10: 6, 100: 3, 500: 1}
+NODES: Final = {3: 6, 10: 6, 100: 2, 500: 1}
 """Size of the mesh → how many newcomers are tried, one at a time."""
 TIB: Final = 2**40
 
