@@ -90,7 +90,10 @@ class Ring:
 
     def order(self, chunk: ChunkId) -> Sequence[NodeId]:
         """Return all members in the order in which they are asked to keep the chunk, and later for it."""
-        partition = self.partition_of(chunk)
+        return self.order_in(self.partition_of(chunk))
+
+    def order_in(self, partition: int) -> Sequence[NodeId]:
+        """Return all members in the order in which they are asked about a partition's chunks."""
         row = self._row(partition)
         if len(row) == len(self.members):
             return [self.members[place].node for place in row]
