@@ -130,10 +130,10 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
         seats = Seats(identity.node_id, index, partial(told_configuration, keeper.registry))
         await seats.found_earlier(founded_here(keeper.registry, identity.node_id))
         nodes = Nodes(identity, directory, keeper)
-        mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms)
+        mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms, disk_bytes=chunks.usage().total)
         around = Surroundings(
-            peers=mesh,
-            linked=mesh.linked,
+            peers=mesh.reach,
+            linked=mesh.reach.linked,
             vaults=lambda: list(directory.by_id),
             may_ask=partial(is_trusted_member, keeper.registry),
             name_of=nodes.name_of,

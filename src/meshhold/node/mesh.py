@@ -34,6 +34,7 @@ from meshhold.model.stamp import Clock
 from meshhold.model.token import Token, decode_token, encode_token
 from meshhold.node.addresses import dialable, listen_address
 from meshhold.node.admission import ADMIT, redeem_pass
+from meshhold.node.reach import Reach
 from meshhold.node.roster_memory import RosterMemory
 from meshhold.node.roster_view import RosterView
 from meshhold.node.swarm_keys import WINDOW_S_MAX, SwarmKeys
@@ -54,6 +55,7 @@ START_S: Final = 10.0  # how long `invite` and `join` wait for the mesh to liste
 AGAIN_S: Final = 15.0  # until the next try of a mesh that could not begin
 SAVE_EVERY_S: Final = 5.0  # the roster on disk is a hint where to call: a few seconds old is as good
 _FACTS: Final = "node facts"
+_SETTABLE: Final = ("name", "zone", "capacity", "reliable", "draining")
 _SWARM_RECORD: Final = "key"
 
 
@@ -72,8 +74,11 @@ class Mesh:
         index: Index,
         clock: Clock,
         now_ms: Callable[[], int],
+        *,
+        disk_bytes: int = 0,
     ) -> None:
         self._config = config
+        self._disk_bytes = disk_bytes
         self._identity = identity
         self._keeper = keeper
         self._nodes = nodes
@@ -95,6 +100,7 @@ class Mesh:
         self._mapped: str | None = None
         self._services: list[Callable[[Dispatch], None]] = []
         self._greeters: list[Callable[[NodeId], None]] = []
+        self.reach = Reach(lambda: self._peering, lambda: self._gossip)
         keeper.follow(self._on_records)
 
     def serve(self, register: Callable[[Dispatch], None], greet: Callable[[NodeId], None]) -> None:
@@ -145,7 +151,7 @@ class Mesh:
         def watch(event: LinkEvent) -> None:
             gossip.watch(event)
             if isinstance(event, LinkOpened) and self._tasks is not None:
-                self._tasks.start_soon(self._sync.compare, self, event.link.peer)
+                self._tasks.start_soon(self._sync.compare, self.reach, event.link.peer)
                 for greet in self._greeters:
                     greet(event.link.peer)
 
@@ -170,7 +176,7 @@ class Mesh:
             await tasks.start(relay.run, peering)
             for run in (gossip.run, self._save_now_and_then, self._renew_keys):
                 tasks.start_soon(run)
-            tasks.start_soon(self._sync.run, self)
+            tasks.start_soon(self._sync.run, self.reach)
             for address in dict.fromkeys((*self._config.bootstrap_peers, *self._files.peers())):
                 tasks.start_soon(peering.run_bootstrap, address)
             await self._announce(addresses)
@@ -292,18 +298,6 @@ class Mesh:
         except MeshHoldError as error:
             _LOG.debug("an address found on the LAN: %s", error)
 
-    # -- what other rooms need --------------------------------------------------------------------------------------
-
-    async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
-        """Ask a peer; see `Peering.call`. Errors: `UnavailableError` besides, while there is no mesh."""
-        if self._peering is None:
-            raise UnavailableError("this node is in no mesh", "see `meshhold invite` and `meshhold join`")
-        return await self._peering.call(peer, name, body, timeout_s=timeout_s)
-
-    def linked(self) -> Sequence[NodeId]:
-        """Return the peers that have a link now."""
-        return [] if self._peering is None else list(dict.fromkeys(link.peer for link in self._peering.links()))
-
     # -- invitations ------------------------------------------------------------------------------------------------
 
     async def invite(self, *, expires_s: int = 0, single_use: bool = False) -> str:
@@ -363,14 +357,14 @@ class Mesh:
                 self._tasks.start_soon(self._try_address, self._peering, address)
         await self._wait_begun()
         with trio.move_on_after(START_S):
-            while invitation.node not in self.linked():  # noqa: ASYNC110 - links come and go in another room
+            while invitation.node not in self.reach.linked():  # noqa: ASYNC110 - links come and go in another room
                 await trio.sleep(0.05)
-        if invitation.node not in self.linked():
+        if invitation.node not in self.reach.linked():
             raise UnavailableError(
                 f"node {short_id(invitation.node)} does not answer at {', '.join(invitation.addresses)}",
                 "this node keeps trying; see `meshhold node list`",
             )
-        await self._sync.compare(self, invitation.node)
+        await self._sync.compare(self.reach, invitation.node)
         facts = self._nodes.facts(invitation.node)
         return {"node_id": invitation.node, "name": facts.name if facts else short_id(invitation.node)}
 
@@ -455,13 +449,10 @@ class Mesh:
 
     def _first_facts(self) -> NodeFacts:
         node = self._config.node
-        facts = NodeFacts(
-            self._identity.node_id, node.name, (), node.zone, node.capacity or 0, node.reliable, __version__
-        )
+        me, capacity = self._identity.node_id, node.capacity or 0
+        facts = NodeFacts(me, node.name, (), node.zone, capacity, node.reliable, __version__, disk=self._disk_bytes)
         changed = msgpack.unpackb(self._index.setting(_FACTS) or b"\x80")
-        return replace(
-            facts, **{name: changed[name] for name in ("name", "zone", "capacity", "reliable") if name in changed}
-        )
+        return replace(facts, **{name: changed[name] for name in _SETTABLE if name in changed})
 
     async def set_facts(
         self, *, name: str | None, zone: str | None, capacity: int | None, reliable: bool | None
@@ -501,4 +492,4 @@ class Mesh:
         if self._keys.current() is None:
             return "off (no swarm key)"
         states = [view.state for view in self.nodes()]
-        return f"{states.count('alive')} of {len(states)} nodes alive, {len(self.linked())} linked"
+        return f"{states.count('alive')} of {len(states)} nodes alive, {len(self.reach.linked())} linked"

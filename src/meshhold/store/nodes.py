@@ -17,7 +17,10 @@ ADDRESSES_MAX = 16  # a machine with more is misconfigured; each is dialled in t
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a node says of itself. `capacity` in bytes, 0 for whatever its disk has."""
+    """What a node says of itself.
+
+    `capacity` in bytes, 0 for whatever its disk has, which is `disk` bytes in all. `draining`: it is to be emptied.
+    """
 
     id: NodeId
     name: str
@@ -26,6 +29,13 @@ class NodeFacts:
     capacity: int
     reliable: bool
     version: str
+    disk: int = 0
+    draining: bool = False
+
+    @property
+    def room(self) -> int:
+        """Bytes that it offers, by its disk where it does not say; 0 if nothing is known."""
+        return self.capacity or self.disk
 
 
 class Nodes:
@@ -80,6 +90,8 @@ class Nodes:
             "capacity": facts.capacity,
             "reliable": facts.reliable,
             "version": facts.version,
+            "disk": facts.disk,
+            "draining": facts.draining,
         }
         await self._write(Kind.NODE, facts.id, public, deleted=False)
         return True
@@ -125,4 +137,6 @@ def _read(record: Record) -> NodeFacts:
         capacity=public["capacity"] if type(public.get("capacity")) is int else 0,
         reliable=public.get("reliable") is True,
         version=str(public.get("version", ""))[:NAME_LENGTH_MAX],
+        disk=public["disk"] if type(public.get("disk")) is int else 0,
+        draining=public.get("draining") is True,
     )
