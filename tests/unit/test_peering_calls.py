@@ -394,6 +394,31 @@ class TestStreams:
                 for _ in range(20):
                     nursery.start_soon(use)
 
+    async def test_the_last_end_of_ours_makes_a_place_though_nothing_answers_it(self, network: MemoryNetwork) -> None:
+        few = Settings(limits=Limits(streams=1))
+        async with Node("a").up(network) as a, Node("b").up(network, settings=few) as b:
+            a.knows(b)
+
+            async def end_at_once(_peer: NodeId, _body: Any, stream: PeerStream) -> None:
+                await stream.send_eof()
+                await stream.receive_all(1)
+
+            b.dispatch.on_stream("end/1", end_at_once)
+            async with a.peering.open_stream(b.node_id, "end/1", None, timeout_s=1) as first:
+                assert await first.receive_all(0) == b""
+                second_is_open = trio.Event()
+
+                async def open_second() -> None:
+                    async with a.peering.open_stream(b.node_id, "end/1", None, timeout_s=5):
+                        second_is_open.set()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(open_second)
+                    await trio.testing.wait_all_tasks_blocked()
+                    await first.send_eof()
+                    with trio.fail_after(1):
+                        await second_is_open.wait()
+
     async def test_send_soon_takes_one_piece_at_a_time(self, pair: tuple[Node, Node]) -> None:
         a, b = pair
         async with a.peering.open_stream(b.node_id, "back/1", None, timeout_s=1) as stream:

@@ -409,6 +409,8 @@ class Link:
                 if stream is not None:
                     stream.take_drained()
             session.drained.clear()
+        if self._places and session.streams_free > 0:  # the last END of a stream makes a place, and nothing answers it
+            self._places.unpark_all()
         return frames
 
     def _end_in_order(self) -> None:
