@@ -281,6 +281,7 @@ class IndexReplicas:
         pinned: bool = False,
     ) -> list[NodeId]:
         members = [facts for facts in self._trusted(vault) if facts.id not in absent]
+        members = [facts for facts in members if not facts.draining] or members
         if pinned:  # people chose an unreliable one on purpose
             members = [replace(facts, reliable=True) if facts.id in current else facts for facts in members]
         return choose_replicas(members, current, wanted)
@@ -305,7 +306,7 @@ class IndexReplicas:
             absent |= silent
 
     def _trusted(self, vault: VaultId) -> list[NodeFacts]:
-        """Return the trusted members whose facts are known and that are not banned."""
+        """Return the trusted members whose facts are known and that are not banned; who is leaving is draining."""
         me = self._directory.identity.node_id
         found = []
         for record in self._directory.registry.live(Kind.MEMBER):
@@ -316,7 +317,8 @@ class IndexReplicas:
             if facts is None and node == me:  # it has not been in a mesh yet
                 facts = NodeFacts(node, short_id(node), (), "default", 0, reliable=True, version="")
             if facts is not None and not self._nodes.is_banned(node):
-                found.append(facts)
+                leaving = record.public.get("leaving") is True
+                found.append(replace(facts, draining=True) if leaving else facts)
         return found
 
     def _check(self, bucket: Bucket, nodes: Sequence[NodeId]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshhold.crypto.identity import Identity
 from meshhold.errors import ConflictError, InvalidError, NotFoundError
@@ -79,11 +79,30 @@ class Nodes:
         return found[0]
 
     async def announce(self, facts: NodeFacts) -> bool:
-        """Make this node's facts known; return whether they had changed."""
+        """Make this node's facts known; return whether they had changed. `set_draining` alone changes `draining`."""
         _check(facts)
-        if self.facts(self._identity.node_id) == facts:
+        known = self.facts(self._identity.node_id)
+        facts = replace(facts, draining=known is not None and known.draining)
+        if known == facts:
             return False
-        public = {
+        await self._write_facts(facts)
+        return True
+
+    async def set_draining(self, draining: bool) -> bool:
+        """Say that what this node keeps is to go elsewhere, or no more; return whether that is news.
+
+        Errors: `ConflictError` for a node that is in no mesh: it has nowhere to put anything.
+        """
+        known = self.facts(self._identity.node_id)
+        if known is None:
+            raise ConflictError("this node is in no mesh", "join one with `meshhold join` first")
+        if known.draining is draining:
+            return False
+        await self._write_facts(replace(known, draining=draining))
+        return True
+
+    async def _write_facts(self, facts: NodeFacts) -> None:
+        public: dict[str, object] = {
             "name": facts.name,
             "addresses": list(facts.addresses),
             "zone": facts.zone,
@@ -94,7 +113,6 @@ class Nodes:
             "draining": facts.draining,
         }
         await self._write(Kind.NODE, facts.id, public, deleted=False)
-        return True
 
     async def withdraw(self) -> None:
         """Take this node's facts back: it leaves, and nobody shall list it."""
