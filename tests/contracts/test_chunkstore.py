@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ class Bench:
     store: ChunkStore
     watch: Watch
     damage: Callable[[VaultId, ChunkId, bytes], None]
+    settle: Callable[[], None]
+    """Let the last change of every slice be long ago."""
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -49,13 +53,20 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
         def damage(vault: VaultId, chunk: ChunkId, raw: bytes) -> None:
             memory._vaults[vault][chunk] = (raw, memory._vaults[vault][chunk][1])
 
-        return Bench(memory, watch, damage)
+        return Bench(memory, watch, damage, lambda: None)
 
     def damage_file(vault: VaultId, chunk: ChunkId, raw: bytes) -> None:
         (tmp_path / "chunks" / vault / chunk.hex()[:2] / chunk.hex()[2:]).write_bytes(raw)
 
+    ages_s = itertools.count(10)  # two changes within one tick of the clock still leave two times
+
+    def age_folders() -> None:
+        for folder in (tmp_path / "chunks" / VAULT).iterdir():
+            changed_ns = folder.stat().st_mtime_ns - next(ages_s) * 1_000_000_000
+            os.utime(folder, ns=(changed_ns, changed_ns))
+
     disk = DiskChunkStore(tmp_path / "chunks", reserve_bytes=0, capacity_bytes=CAPACITY, now=watch)
-    return Bench(disk, watch, damage_file)
+    return Bench(disk, watch, damage_file, age_folders)
 
 
 def make_chunk(seed: int, size: int = 100) -> tuple[ChunkId, bytes]:
@@ -154,6 +165,105 @@ def test_renewal_spares_a_chunk_and_tells_a_missing_one(bench: Bench) -> None:
     assert not bench.store.remove_if_unused_since(VAULT, CHUNK, bench.watch.now)
     assert [stat.touched_s for stat in bench.store.scan(VAULT)] == [bench.watch.now]
     assert bench.store.remove_if_unused_since(VAULT, CHUNK, bench.watch.now + 0.001)
+
+
+def test_a_copy_of_a_copy_keeps_its_age(bench: Bench) -> None:
+    old_s = bench.watch.now - 5000.7
+    assert bench.store.put(VAULT, CHUNK, RAW, old_s)
+    assert bench.store.stat(VAULT, CHUNK) == (CHUNK, len(RAW), old_s)
+    assert bench.store.remove_if_unused_since(VAULT, CHUNK, old_s + 0.001)
+
+
+@pytest.mark.parametrize("given_s", [-100.25, 100.25])
+def test_of_a_copy_that_is_there_and_an_age_that_is_given_the_younger_stays(bench: Bench, given_s: float) -> None:
+    bench.store.put(VAULT, CHUNK, RAW)
+    put_at = bench.watch.now
+    bench.watch.now += 1000
+    assert not bench.store.put(VAULT, CHUNK, RAW, put_at + given_s)
+    assert bench.store.stat(VAULT, CHUNK) == (CHUNK, len(RAW), max(put_at, put_at + given_s))
+
+
+@pytest.mark.parametrize("given_s", [-100.25, 100.25])
+def test_a_damaged_copy_that_is_replaced_grows_no_older(bench: Bench, given_s: float) -> None:
+    """Something renewed it because it is about to refer to it."""
+    bench.store.put(VAULT, CHUNK, RAW)
+    bench.damage(VAULT, CHUNK, b"bad")
+    assert bench.store.renew(VAULT, CHUNK)
+    renewed_at = bench.watch.now
+    assert bench.store.put(VAULT, CHUNK, RAW, renewed_at + given_s)
+    assert bench.store.stat(VAULT, CHUNK) == (CHUNK, len(RAW), max(renewed_at, renewed_at + given_s))
+
+
+def test_a_put_without_an_age_is_now_whatever_was_there(bench: Bench) -> None:
+    """A copy from a time when the clock was ahead would never be collected."""
+    bench.store.put(VAULT, CHUNK, RAW)
+    bench.watch.now -= 1000
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert bench.store.stat(VAULT, CHUNK) == (CHUNK, len(RAW), bench.watch.now)
+
+
+def test_stat_tells_nothing_of_what_is_not_there(bench: Bench) -> None:
+    assert bench.store.stat(VAULT, CHUNK) is None
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert bench.store.stat(OTHER, CHUNK) is None
+
+
+def test_verify_knows_a_good_copy_from_a_bad_one_and_from_none(bench: Bench) -> None:
+    assert not bench.store.verify(VAULT, CHUNK)
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert bench.store.verify(VAULT, CHUNK)
+    bench.damage(VAULT, CHUNK, b"y" + RAW[1:])
+    assert not bench.store.verify(VAULT, CHUNK)
+    assert bench.store.quarantined(VAULT) == [CHUNK.hex()]
+    assert not bench.store.has(VAULT, CHUNK)
+
+
+def test_a_slice_lists_its_ids_in_order_and_no_others(bench: Bench) -> None:
+    chunks = dict(make_chunk(seed) for seed in range(300))
+    for chunk, raw in chunks.items():
+        bench.store.put(VAULT, chunk, raw)
+    first = CHUNK[0]
+    assert bench.store.list_slice(VAULT, first) == sorted(chunk for chunk in chunks if chunk[0] == first)
+    assert [chunk for at in range(256) for chunk in bench.store.list_slice(VAULT, at)] == sorted(chunks)
+    assert bench.store.list_slice(OTHER, first) == []
+
+
+def test_the_mark_of_a_slice_stays_while_its_names_do(bench: Bench) -> None:
+    bench.store.put(VAULT, CHUNK, RAW)
+    bench.settle()
+    mark = bench.store.slice_mark(VAULT, CHUNK[0])
+    assert mark is not None
+    bench.store.renew(VAULT, CHUNK)
+    bench.store.put(VAULT, CHUNK, RAW)
+    bench.store.get(VAULT, CHUNK)
+    assert bench.store.slice_mark(VAULT, CHUNK[0]) == mark
+
+
+def test_the_mark_of_a_slice_changes_with_its_names(bench: Bench) -> None:
+    seen = {bench.store.slice_mark(VAULT, CHUNK[0])}
+
+    def assert_changed() -> None:
+        assert bench.store.slice_mark(VAULT, CHUNK[0]) not in seen - {None}
+        bench.settle()
+        mark = bench.store.slice_mark(VAULT, CHUNK[0])
+        assert mark is not None
+        assert mark not in seen
+        seen.add(mark)
+
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert_changed()
+    bench.damage(VAULT, CHUNK, b"bad")
+    bench.store.verify(VAULT, CHUNK)
+    assert_changed()
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert_changed()
+    bench.store.remove_if_unused_since(VAULT, CHUNK, bench.watch.now + 1)
+    assert_changed()
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert_changed()
+    bench.store.drop_vault(VAULT)
+    bench.store.put(VAULT, CHUNK, RAW)
+    assert_changed()
 
 
 def test_scan_is_in_the_order_of_ids(bench: Bench) -> None:

@@ -30,11 +30,12 @@ class Usage(NamedTuple):
 class ChunkStore(Protocol):
     """Immutable sealed chunks by vault and id (the BLAKE3 hash of the bytes)."""
 
-    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
-        """Keep `sealed` durably; return True if the chunk was not there yet.
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
+        """Keep `sealed` durably; return True if the chunk was not there yet, or only a damaged copy.
 
-        Idempotent. A chunk that is already there is verified, renewed (`touched_s` becomes now) and made durable; a
-        damaged copy is replaced. After an exception nothing half-written is visible under the id.
+        Idempotent. A copy that is already there is verified and made durable; a damaged one is replaced. Its
+        `touched_s` becomes now (None), or the one that is given unless what was there is younger: a copy that is made
+        of another one keeps that one's age. After an exception nothing half-written is visible under the id.
         Errors: `StorageFullError`, `StorageFailedError`; `SyncFailedError` ends the process.
         """
 
@@ -54,6 +55,12 @@ class ChunkStore(Protocol):
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there, without verifying it."""
 
+    def stat(self, vault: VaultId, chunk: ChunkId) -> ChunkStat | None:
+        """Return what is known of a copy without verifying it; None if there is none."""
+
+    def verify(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Read the copy and tell whether it is good. A bad one goes to quarantine; an unreadable one is not good."""
+
     def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Make `touched_s` of a stored chunk now, before something refers to it anew; False if it is not there.
 
@@ -68,6 +75,16 @@ class ChunkStore(Protocol):
 
     def scan(self, vault: VaultId) -> Iterator[ChunkStat]:
         """Yield the vault's chunks in the order of their ids, with bounded memory (one fan-out folder at a time)."""
+
+    def list_slice(self, vault: VaultId, first: int) -> list[ChunkId]:
+        """Return the ids that begin with the byte `first`, in order. Looks at names only, so it is quick."""
+
+    def slice_mark(self, vault: VaultId, first: int) -> int | None:
+        """Return a number that another one follows whenever ids come to, or go from, `list_slice`.
+
+        None: it cannot be told now, because a change right after this one might go unseen. Take the mark before the
+        list: a list of an equal mark is the same list.
+        """
 
     def drop_vault(self, vault: VaultId) -> None:
         """Remove every chunk of the vault, quarantine included."""

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from meshhold.chunkstore.contract import ChunkStat, Usage
 from meshhold.chunkstore.room import Room
@@ -38,7 +38,7 @@ from meshhold.chunkstore.syscalls import (
     write_whole,
 )
 from meshhold.crypto.hashing import hash_bytes
-from meshhold.errors import ChunkCorruptError, ChunkMissingError, InvalidError
+from meshhold.errors import ChunkCorruptError, ChunkMissingError, InvalidError, StorageFailedError
 from meshhold.model.ids import CHUNK_ID_SIZE, ChunkId, VaultId
 
 SEALED_SIZE_MAX: Final = 16 << 20
@@ -50,6 +50,15 @@ _TEMPORARY: Final = "tmp"
 _VAULT_NAME: Final = re.compile(r"[a-z2-7]{32}\Z")
 _CHUNK_NAME: Final = re.compile(r"[0-9a-f]{62}\Z")
 _NS: Final = 1_000_000_000
+_SETTLED_NS: Final = 2 * _NS
+"""The coarsest tick of a file system's times (FAT's)."""
+
+
+class _Damaged(NamedTuple):
+    """What is known of a copy that a put has to replace: bytes and time of change, 0 if there is none."""
+
+    size: int
+    stamp_ns: int
 
 
 class DiskChunkStore:
@@ -85,7 +94,7 @@ class DiskChunkStore:
 
     # -- the contract -----------------------------------------------------------------------------------------------
 
-    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
         """Keep `sealed` durably; the caller vouches that it hashes to `chunk`."""
         if len(sealed) > SEALED_SIZE_MAX:
             raise InvalidError(f"a sealed chunk has at most {SEALED_SIZE_MAX} bytes, not {len(sealed)}")
@@ -95,15 +104,17 @@ class DiskChunkStore:
             with self._stripes[chunk[0]]:
                 try:
                     self._make_folders(vault)
-                    replaced = self._renew(path, chunk, len(sealed))
-                    if replaced is not None:
-                        self._write(path, sealed, replaced)
+                    stamp, is_aged = _to_ns(self._now() if touched_s is None else touched_s), touched_s is not None
+                    damaged = self._renew(path, chunk, len(sealed), stamp, is_aged=is_aged)
+                    if damaged is not None:
+                        # Whatever renewed the damaged copy meant the chunk.
+                        self._write(path, sealed, damaged.size, max(stamp, damaged.stamp_ns) if is_aged else stamp)
                     sync_folder(folder)
                 except BaseException:
                     self._ready.discard(vault)  # the folders may be gone: look again next time
                     raise
                 self._removals.pop((vault, chunk), None)
-        return replaced is not None
+        return damaged is not None
 
     def get(self, vault: VaultId, chunk: ChunkId) -> bytes:
         """Return the chunk's bytes, verified; a bad copy goes to quarantine."""
@@ -138,11 +149,26 @@ class DiskChunkStore:
         with translated("looking for a chunk in", self._root):
             return stat_of(path) is not None
 
+    def stat(self, vault: VaultId, chunk: ChunkId) -> ChunkStat | None:
+        """Return size and age of a copy; None if there is none."""
+        _, path = self._place(vault, chunk)
+        with translated("looking for a chunk in", self._root):
+            found = stat_of(path)
+        return None if found is None else ChunkStat(chunk, found.st_size, found.st_mtime)
+
+    def verify(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Tell whether a good copy is there; a bad one goes to quarantine, an unreadable one stays for a put."""
+        try:
+            self.get(vault, chunk)
+        except (ChunkMissingError, ChunkCorruptError, StorageFailedError):
+            return False
+        return True
+
     def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Make `touched_s` now without verifying the copy. Not fsynced: only this process collects."""
         _, path = self._place(vault, chunk)
         with translated("renewing a chunk in", self._root), self._stripes[chunk[0]]:
-            stamp = self._now_ns()
+            stamp = _to_ns(self._now())
             try:
                 os.utime(path, ns=(stamp, stamp))
             except FileNotFoundError:
@@ -173,6 +199,30 @@ class DiskChunkStore:
             with translated("listing", folder):
                 stats = [ChunkStat(chunk, stat.st_size, stat.st_mtime) for chunk, stat in _chunks_in(folder, number)]
             yield from sorted(stats)
+
+    def list_slice(self, vault: VaultId, first: int) -> list[ChunkId]:
+        """Return the ids of one folder, in order, without looking at its files."""
+        folder = f"{self._vault_path(vault)}/{first:02x}"
+        with translated("listing", folder):
+            try:
+                names = os.listdir(folder)
+            except FileNotFoundError:
+                return []
+        head, is_chunk, read = f"{first:02x}", _CHUNK_NAME.match, bytes.fromhex
+        return [ChunkId(read(head + name)) for name in sorted(names) if is_chunk(name)]
+
+    def slice_mark(self, vault: VaultId, first: int) -> int | None:
+        """Return when the folder's names changed last, in ns; 0 if there is no folder.
+
+        The clock is the kernel's, as it is of the time that it is compared with: two changes within one tick of it
+        leave the same time, so one that is young tells nothing.
+        """
+        folder = f"{self._vault_path(vault)}/{first:02x}"
+        with translated("looking at", folder):
+            found = stat_of(folder)
+        if found is None:
+            return 0
+        return found.st_mtime_ns if time.time_ns() - found.st_mtime_ns >= _SETTLED_NS else None
 
     def drop_vault(self, vault: VaultId) -> None:
         """Remove the vault's folder whole: one rename takes it out of sight, then its files go."""
@@ -217,34 +267,36 @@ class DiskChunkStore:
             sync_folder(self._root)
             self._ready.add(vault)
 
-    def _renew(self, path: str, chunk: ChunkId, size: int) -> int | None:
-        """Make a good copy that is there look new, durably, and return None; else a bad copy's size (0: none)."""
+    def _renew(self, path: str, chunk: ChunkId, size: int, stamp_ns: int, *, is_aged: bool) -> _Damaged | None:
+        """Stamp a good copy that is there, durably: None; else tell what is there. `is_aged`: a younger one stays."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return 0
+            return _Damaged(0, 0)
         try:
-            held = os.fstat(fd).st_size
+            found = os.fstat(fd)
+            damaged = _Damaged(found.st_size, found.st_mtime_ns)
             try:
                 sealed = read_whole(fd, size)
             except OSError:  # an unreadable copy is a damaged copy: the new one takes its place
-                return held
+                return damaged
             if sealed is None or hash_bytes(sealed) != chunk:
-                return held
-            self._touch(fd)
+                return damaged
+            if not is_aged or stamp_ns > found.st_mtime_ns:
+                os.utime(fd, ns=(stamp_ns, stamp_ns))
             sync(fd, path)
             return None
         finally:
             os.close(fd)
 
-    def _write(self, path: str, sealed: bytes, replaced: int) -> None:
+    def _write(self, path: str, sealed: bytes, replaced: int, stamp_ns: int) -> None:
         self._room.take(len(sealed))
         temporary = f"{self._tmp}/{next(self._names)}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 write_whole(fd, sealed)
-                self._touch(fd)
+                os.utime(fd, ns=(stamp_ns, stamp_ns))
                 sync_unseen(fd, temporary)
             finally:
                 os.close(fd)
@@ -255,15 +307,6 @@ class DiskChunkStore:
                 os.unlink(temporary)
             raise
         self._room.give_back(replaced)
-
-    def _touch(self, fd: int) -> None:
-        stamp = self._now_ns()
-        os.utime(fd, ns=(stamp, stamp))
-
-    def _now_ns(self) -> int:
-        """Return nanoseconds that, read back as seconds, are what `now` told: not a product, which would round."""
-        fraction, whole = math.modf(self._now())
-        return int(whole) * _NS + math.ceil(fraction * _NS)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -317,6 +360,12 @@ class DiskChunkStore:
         with self._all_stripes():
             vaults = [name for name in os.listdir(self._root) if _VAULT_NAME.match(name)]
             return sum(_bytes_in(f"{self._root}/{name}") for name in vaults)
+
+
+def _to_ns(moment_s: float) -> int:
+    """Return nanoseconds that, read back as seconds, are `moment_s`: not a product, which would round."""
+    fraction, whole = math.modf(moment_s)
+    return int(whole) * _NS + math.ceil(fraction * _NS)
 
 
 def _chunks_in(folder: str, number: int) -> Iterator[tuple[ChunkId, os.stat_result]]:

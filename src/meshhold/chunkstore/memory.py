@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ class MemoryChunkStore:
         self._vaults: dict[VaultId, dict[ChunkId, tuple[bytes, float]]] = {}
         self._quarantine: dict[VaultId, dict[str, bytes]] = {}
         self._used = 0
+        self._changes = itertools.count(1)
+        self._marks: dict[tuple[VaultId, int], int] = {}
 
-    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> bool:
+    def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
         """Keep `sealed`; "durable" here means until the process ends."""
         with self._lock:
             chunks = self._vaults.setdefault(vault, {})
@@ -34,7 +37,11 @@ class MemoryChunkStore:
                 raise StorageFullError(f"the capacity of {self._capacity} bytes is used up", "raise the capacity")
             if fresh:
                 self._used += grown
-            chunks[chunk] = (sealed if fresh or held is None else held[0], self._now())
+                self._mark(vault, chunk)
+            stamp = self._now() if touched_s is None else touched_s
+            if held is not None and touched_s is not None:
+                stamp = max(stamp, held[1])
+            chunks[chunk] = (sealed if fresh or held is None else held[0], stamp)
             return fresh
 
     def get(self, vault: VaultId, chunk: ChunkId) -> bytes:
@@ -45,8 +52,7 @@ class MemoryChunkStore:
                 raise ChunkMissingError(f"chunk {chunk.hex()} is not in the store")
             if hash_bytes(held[0]) == chunk:
                 return held[0]
-            self._used -= len(held[0])
-            del self._vaults[vault][chunk]
+            self._drop(vault, chunk)
             self._quarantine.setdefault(vault, {})[chunk.hex()] = held[0]
         raise ChunkCorruptError(f"chunk {chunk.hex()} does not hash to its id; the copy is in quarantine")
 
@@ -59,6 +65,19 @@ class MemoryChunkStore:
     def has(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a copy is there."""
         return chunk in self._vaults.get(vault, {})
+
+    def stat(self, vault: VaultId, chunk: ChunkId) -> ChunkStat | None:
+        """Return size and age of a copy; None if there is none."""
+        held = self._vaults.get(vault, {}).get(chunk)
+        return None if held is None else ChunkStat(chunk, len(held[0]), held[1])
+
+    def verify(self, vault: VaultId, chunk: ChunkId) -> bool:
+        """Tell whether a good copy is there; a bad one goes to quarantine."""
+        try:
+            self.get(vault, chunk)
+        except (ChunkMissingError, ChunkCorruptError):
+            return False
+        return True
 
     def renew(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Make `touched_s` now; False if the chunk is not there."""
@@ -75,8 +94,7 @@ class MemoryChunkStore:
             if held is not None and held[1] >= cutoff_s:
                 return False
             if held is not None:
-                self._used -= len(held[0])
-                del self._vaults[vault][chunk]
+                self._drop(vault, chunk)
             return True
 
     def scan(self, vault: VaultId) -> Iterator[ChunkStat]:
@@ -85,10 +103,20 @@ class MemoryChunkStore:
             stats = [ChunkStat(chunk, len(held[0]), held[1]) for chunk, held in self._vaults.get(vault, {}).items()]
         yield from sorted(stats)
 
+    def list_slice(self, vault: VaultId, first: int) -> list[ChunkId]:
+        """Return the ids that begin with this byte, in order."""
+        with self._lock:
+            return sorted(chunk for chunk in self._vaults.get(vault, {}) if chunk[0] == first)
+
+    def slice_mark(self, vault: VaultId, first: int) -> int | None:
+        """Return the number of the last change of the slice's names."""
+        return self._marks.get((vault, first), 0)
+
     def drop_vault(self, vault: VaultId) -> None:
         """Forget the vault's chunks and quarantine."""
         with self._lock:
-            self._used -= sum(len(sealed) for sealed, _ in self._vaults.pop(vault, {}).values())
+            for chunk in list(self._vaults.get(vault, {})):
+                self._drop(vault, chunk)
             self._quarantine.pop(vault, None)
 
     def quarantined(self, vault: VaultId) -> list[str]:
@@ -98,3 +126,10 @@ class MemoryChunkStore:
     def usage(self) -> Usage:
         """Return the capacity and what is left of it."""
         return Usage(self._capacity, max(self._capacity - self._used, 0))
+
+    def _drop(self, vault: VaultId, chunk: ChunkId) -> None:
+        self._used -= len(self._vaults[vault].pop(chunk)[0])
+        self._mark(vault, chunk)
+
+    def _mark(self, vault: VaultId, chunk: ChunkId) -> None:
+        self._marks[vault, chunk[0]] = next(self._changes)
