@@ -8,18 +8,23 @@ costs the caller its time-out, a handler is cancelled with its caller or goes on
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
+from tests.simulation.chunk_streams import Stream, carry, pair
 
 from meshhold.errors import CallTimeoutError, MeshHoldError, PeerUnreachableError
 from meshhold.model.ids import NodeId
 from meshhold.peering.dispatch import Dispatch, failure_of, refusal_of, unknown_name
 from meshhold.wire.codec import decode, encode
 from meshhold.wire.events import Failure
+
+_BREAKS: Final = 0.2
+"""Part of lost pieces after which a link ends; all others are sent again."""
+_AGAIN_S: Final = 1.0
 
 
 class Host(Protocol):
@@ -147,6 +152,68 @@ class Network:
             await trio.sleep(weather.delay_s * self._chance.random() ** weather.spread)
         return (sender, receiver) not in self._cuts
 
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    async def begin_stream(self, caller: NodeId, peer: NodeId, name: str, body: Any, timeout_s: float) -> Stream:
+        """Open a stream; see `Peering.begin_stream`. A peer whose absence is unknown costs the time until it is."""
+        raw = encode(body)
+        if self._messages is None:
+            raise AssertionError("the network does not run")
+        with trio.move_on_after(timeout_s):
+            await trio.lowlevel.checkpoint()
+            if self._is_known_away(caller, peer):
+                raise PeerUnreachableError(f"there is no link to node {peer[:8]}")
+            here, there = pair(caller, peer, name)
+            self._messages.start_soon(self._serve_stream, there, name, raw)
+            return here
+        raise CallTimeoutError(f"no stream to node {peer[:8]} within {timeout_s:g} s")
+
+    async def _serve_stream(self, end: Stream, name: str, raw: bytes) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry, end.other, self)
+            arrives = await self.pass_piece(end.peer, end.node)
+            host = self.hosts.get(end.node)
+            if not arrives or host is None:
+                await trio.sleep(self.weather.notice_s * self._chance.random())
+                end.other.break_off(PeerUnreachableError(f"the link to node {end.node[:8]} broke"))
+                return
+            nursery.start_soon(carry, end, self)
+            with host.alive() as alive:
+                await self._handle_stream(host, end, name, raw)
+            if alive.cancel_called:
+                await trio.sleep(self.weather.notice_s * self._chance.random())
+                end.other.break_off(PeerUnreachableError(f"the link to node {end.node[:8]} broke"))
+                end.break_off(PeerUnreachableError("this node is down"))
+
+    async def _handle_stream(self, host: Host, end: Stream, name: str, raw: bytes) -> None:
+        told = Failure("ClosedError", "the handler has returned")
+        try:
+            handler = host.dispatch.streams.get(name)
+            if handler is None:
+                told = unknown_name("stream", name)
+            else:
+                await handler(end.peer, decode(raw), end)  # type: ignore[arg-type]  # it has what handlers use
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except MeshHoldError as error:
+            told = failure_of(error, end.peer, name)
+        except Exception as error:  # noqa: BLE001 - a defect of a handler is a finding, not the end of the run
+            self.defects.append(error)
+        end.close_now(told)
+
+    async def pass_piece(self, sender: NodeId, receiver: NodeId) -> bool:
+        """Take a piece's time; return whether it arrives. If not, both ends notice now: what is lost is sent again."""
+        weather = self.weather
+        self.sent += 1
+        await trio.sleep(weather.delay_s * self._chance.random() ** weather.spread)
+        if self._happens(weather.drop * _BREAKS):
+            return False
+        while (noticed_s := self._cuts.get((sender, receiver))) is not None:
+            if noticed_s <= trio.current_time():
+                return False
+            await trio.sleep(min(noticed_s - trio.current_time(), _AGAIN_S))
+        return True
+
     def _happens(self, chance: float) -> bool:
         return chance > 0 and self._chance.random() < chance
 
@@ -214,6 +281,20 @@ class Links:
     async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
         """Ask a peer and return its answer. Errors: `CallRefusedError`, `CallTimeoutError`, `PeerUnreachableError`."""
         return await self._network.call(self.node, peer, name, body, timeout_s)
+
+    @asynccontextmanager
+    async def open_stream(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> AsyncIterator[Stream]:
+        """Open a stream to a peer; what has not ended when the block ends is broken off."""
+        stream = await self.begin_stream(peer, name, body, timeout_s=timeout_s)
+        try:
+            yield stream
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.aclose()
+
+    async def begin_stream(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Stream:
+        """Open a stream as `open_stream` does, for the caller to close."""
+        return await self._network.begin_stream(self.node, peer, name, body, timeout_s)
 
     def linked(self) -> Sequence[NodeId]:
         """Return the peers that have a link now."""
