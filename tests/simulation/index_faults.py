@@ -166,8 +166,9 @@ class Faults:
 
     async def _change(self) -> None:
         count = self._chance.choice([1, 2, 3, 3, 3, 4, 5])
-        chosen = self._chance.sample(self._world.machines, min(count, len(self._world.machines)))
-        running = [machine.run for machine in self._world.machines if machine.run is not None]
+        founders = self._world.founders()
+        chosen = self._chance.sample(founders, min(count, len(founders)))
+        running = self._world.doors()
         if not running:
             return
         asked = self._chance.choice(running)

@@ -114,7 +114,7 @@ class Run:
         self.ended = trio.Event()
         self._network = network
         self._chunks = chunks
-        self._chance = chance
+        self.chance = chance
         self._parts: dict[int, trio.CancelScope] = {}
         self._part_count = 0
         self._dead = False
@@ -150,7 +150,7 @@ class Run:
         """Be a node until the crash."""
         try:
             with self._life:
-                async with open_index(self.machine.disk, self._chance) as self.index, trio.open_nursery() as nursery:
+                async with open_index(self.machine.disk, self.chance) as self.index, trio.open_nursery() as nursery:
                     self._assemble(self.index, self._network.peers_of(self.node))
                     for chore in self._chores():
                         nursery.start_soon(chore)
@@ -176,22 +176,25 @@ class Run:
             lambda node: RemoteReplica(peers, node),
             self.clock,
             machine.now_ms,
-            chance=self._chance.random,
+            chance=self.chance.random,
         )
         ReplicaService(self.replica, lambda _vault, _peer: True).register(self.dispatch)
         self.dispatch.on_call(_TELL, self._handle_tell)
-        writer = ChunkWriter(self._chunks, run_inline, now_s=lambda: machine.now_ms() / 1000)
-        reader = ChunkReader(self._chunks, run_inline)
-        self.objects = Objects(
-            self.registers, writer, reader, Renewal(self._chunks, reader, run_inline), Gates(), machine.now_ms
-        )
+        writer, reader, renewal = self._assemble_chunks(peers)
+        self.objects = Objects(self.registers, writer, reader, renewal, Gates(), machine.now_ms)
         self.uploads = Uploads(self.registers, writer, self.objects, self.clock, machine.now_ms)
         self.listing = Listing(self.registers)
 
         self._assemble_healing(peers)
 
+    def _assemble_chunks(self, _: Links) -> tuple[ChunkWriter, ChunkReader, Renewal]:
+        """Keep chunks where all nodes find them: here they are not what is simulated."""
+        writer = ChunkWriter(self._chunks, run_inline, now_s=lambda: self.machine.now_ms() / 1000)
+        reader = ChunkReader(self._chunks, run_inline)
+        return writer, reader, Renewal(self._chunks, reader, run_inline)
+
     def _assemble_healing(self, peers: Links) -> None:
-        machine, chance = self.machine, self._chance
+        machine, chance = self.machine, self.chance
         fellows = Fellows(peers, self.seats)
         copying = Copying(self.replica, self.seats, machine.now_ms, window_ms=self._window_ms)
         self.sync = IndexSync(
@@ -230,7 +233,7 @@ class Run:
     async def _sweep(self) -> None:
         """Remove old deletions now and then."""
         while True:
-            await trio.sleep(self._window_ms / 1000 * self._chance.uniform(0.1, 0.5))
+            await trio.sleep(self._window_ms / 1000 * self.chance.uniform(0.1, 0.5))
             try:
                 await self.tombstones.sweep(VAULT, 0)
             except MeshHoldError:
@@ -258,7 +261,7 @@ class Run:
     async def _hear_of_configurations(self) -> None:
         pause_s = TELL_FIRST_S
         while True:
-            await trio.sleep(pause_s * self._chance.uniform(0.5, 1.0))
+            await trio.sleep(pause_s * self.chance.uniform(0.5, 1.0))
             pause_s = TELL_EVERY_S
             linked = self.peers.linked()
             if not linked:
@@ -266,7 +269,7 @@ class Run:
             known = self.published
             try:
                 body = None if known is None else known.pack()
-                heard = await self.peers.call(self._chance.choice(linked), _TELL, body, timeout_s=TELL_EVERY_S)
+                heard = await self.peers.call(self.chance.choice(linked), _TELL, body, timeout_s=TELL_EVERY_S)
                 if heard is not None:
                     await self.publish(unpack_configuration(heard))
             except MeshHoldError:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 from unittest.mock import patch
 
 import trio
@@ -56,21 +56,51 @@ class Report:
     lines: list[str] = field(default_factory=list)
 
 
+_R = TypeVar("_R", bound=Report)
+
+
 class World:
     """Machines, their network and their clients."""
+
+    healed_within_s = HEALED_WITHIN_S
 
     def __init__(self, seed: int, plan: Plan) -> None:
         self.plan = plan
         self.chance = random.Random(f"world {seed}")
-        self.machines = [Machine(number, plan.grain_ms) for number in range(plan.machines)]
+        self.seed = seed
+        self.machines = [self.make_machine(number) for number in range(plan.machines)]
         self.network = Network(self.chance, plan.weather)
         self.history = History()
         self.lines: list[str] = []
         self.epochs = 1
-        self._seed = seed
         self._chunks = MemoryChunkStore(now=trio.current_time)
         self._names = {machine.node: machine.name for machine in self.machines}
         self._nursery: trio.Nursery | None = None
+
+    # -- what another simulation makes otherwise -----------------------------------------------------------------------
+
+    def make_machine(self, number: int) -> Machine:
+        """Return a new machine."""
+        return Machine(number, self.plan.grain_ms)
+
+    def make_run(self, machine: Machine, chance: random.Random, window_ms: int) -> Run:
+        """Return one run of a machine's node."""
+        return Run(machine, self.network, self._chunks, chance, window_ms, self.note_adopted)
+
+    def make_client(self, name: str, chance: random.Random) -> Client:
+        """Return a program that uses the store."""
+        return Client(name, chance, self.history, self.plan.mix, self.doors)
+
+    def make_faults(self, chance: random.Random) -> Faults:
+        """Return what goes wrong."""
+        return Faults(self, self.plan, chance)
+
+    def founders(self) -> list[Machine]:
+        """Return the machines that may keep the index, the first of them first."""
+        return self.machines
+
+    async def founded(self) -> None:
+        """Do what is to be done before the first client comes."""
 
     def say(self, line: str) -> None:
         """Note an event for people."""
@@ -89,9 +119,9 @@ class World:
         if self._nursery is None or machine.run is not None:
             return
         machine.runs += 1
-        chance = random.Random(f"{self._seed} {machine.name} {machine.runs}")
+        chance = random.Random(f"{self.seed} {machine.name} {machine.runs}")
         window_ms = int(self.plan.window_s * 1000)
-        machine.run = run = Run(machine, self.network, self._chunks, chance, window_ms, self.note_adopted)
+        machine.run = run = self.make_run(machine, chance, window_ms)
         await self._nursery.start(self._live, run)
         self.greet_all()
 
@@ -126,6 +156,10 @@ class World:
         """Return the nodes that run."""
         return [machine.run for machine in self.machines if machine.run is not None]
 
+    def doors(self) -> list[Run]:
+        """Return the nodes that serve clients now."""
+        return self.running()
+
     def note_adopted(self, run: Run, configuration: Configuration) -> None:
         """Tell people of a configuration that a node goes by."""
         self.epochs = max(self.epochs, configuration.epoch)
@@ -155,6 +189,7 @@ class World:
                 machine.disk.ills = Ills(delay_s=_DISK_DELAY_S)
                 await self.start(machine)
             await self._found()
+            await self.founded()
             async with trio.open_nursery() as ills:
                 if self.plan.greets_s:
                     ills.start_soon(self._greet_often)
@@ -162,7 +197,7 @@ class World:
                     await self._live_episode(ills)
                     await trio.sleep(self.chance.choice(self.plan.pauses_s) * self.chance.uniform(0.8, 1.2))
                 ills.cancel_scope.cancel()
-            await self._heal()
+            await self.heal()
             await self._read_all()
             for machine in self.machines:
                 await self.stop(machine)
@@ -170,7 +205,7 @@ class World:
 
     async def _found(self) -> None:
         """Begin the vault, on one machine or on its first replicas."""
-        chosen = [machine.run for machine in self.machines[: self.plan.replicas] if machine.run is not None]
+        chosen = [machine.run for machine in self.founders()[: self.plan.replicas] if machine.run is not None]
         first = chosen[0]
         if self.plan.grows:
             await first.seats.found(VAULT)
@@ -190,12 +225,11 @@ class World:
         """Let clients do their requests; faults that happen meanwhile may outlast them."""
         plan = self.plan
         lasting_s = max(1.0, plan.requests * (plan.mix.think_s + plan.weather.delay_s * 3))
-        ills.start_soon(Faults(self, plan, random.Random(self.chance.random())).happen, lasting_s)
+        ills.start_soon(self.make_faults(random.Random(self.chance.random())).happen, lasting_s)
         async with trio.open_nursery() as nursery:
             for number in range(plan.clients):
                 chance = random.Random(self.chance.random())
-                client = Client(f"c{number}", chance, self.history, plan.mix, self.running)
-                nursery.start_soon(client.run, plan.requests)
+                nursery.start_soon(self.make_client(f"c{number}", chance).run, plan.requests)
 
     async def _greet_often(self) -> None:
         for _ in range(_GREETINGS):
@@ -204,7 +238,7 @@ class World:
             if one.run is not None:
                 one.run.sync.greet(other.node)
 
-    async def _heal(self) -> None:
+    async def heal(self) -> None:
         """End every ill, then wait until all replicas vote and are equal."""
         self.say("everything is healed")
         self.network.mend()
@@ -214,12 +248,12 @@ class World:
             machine.disk.ills = Ills(delay_s=_DISK_DELAY_S)
             await self.start(machine)
         began_s = trio.current_time()
-        while (reason := self._ailing()) and trio.current_time() < began_s + HEALED_WITHIN_S:  # noqa: ASYNC110 - it looks into nodes, as nobody else may
+        while (reason := self.ailing()) and trio.current_time() < began_s + self.healed_within_s:  # noqa: ASYNC110 - it looks into nodes, as nobody else may
             await trio.sleep(_HEAL_STEP_S)
         if reason:
-            self.history.accuse(f"{HEALED_WITHIN_S:g} s after healing {reason}")
+            self.history.accuse(f"{self.healed_within_s:g} s after healing {reason}")
 
-    def _ailing(self) -> str:
+    def ailing(self) -> str:
         """Return what is not well yet, or an empty text."""
         newest = self.newest()
         if newest is None:
@@ -239,8 +273,8 @@ class World:
 
     async def _read_all(self) -> None:
         """Let every node read every key, through a quorum."""
-        for run in self.running():
-            reader = Client(f"last {run.machine.name}", self.chance, self.history, self.plan.mix, self.running)
+        for run in self.doors():
+            reader = self.make_client(f"last {run.machine.name}", self.chance)
             for _ in range(_READ_TRIES):
                 if await reader.read_all(run, self.plan.mix.keys):
                     break
@@ -264,15 +298,19 @@ class World:
 
 def play(seed: int, plan: Plan | None = None) -> Report:
     """Live the life of a seed and return what came of it."""
-    report = Report(seed)
+    return play_in(lambda: World(seed, plan or draw(seed)), Report(seed))
+
+
+def play_in(make_world: Callable[[], World], report: _R) -> _R:
+    """Live the life of a world and return what came of it, in the report."""
 
     async def main() -> None:
-        world = World(seed, plan or draw(seed))
+        world = make_world()
         await world.live()
         report.virtual_s = trio.current_time()
         world.judge(report)
 
-    with repeatable(seed):
+    with repeatable(report.seed):
         trio.run(main, clock=MockClock(autojump_threshold=0))
     return report
 
