@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.model.entry import ObjectVersion, Part, Ref, Space
-from meshhold.model.ids import OpId
+from meshhold.model.entry import Entry, ObjectVersion, Part, Ref, Space
+from meshhold.model.ids import OpId, VaultId
 from meshhold.replication.merging import split_conflict_key
 from meshhold.replication.reader import ChunkReader
-from meshhold.replication.registers import Registers
 from meshhold.sealing.content import Content, open_content
 
 PAGE: Final = 64  # rows per step on the event loop: 64 inline bodies are 1 MiB at most, and about 1 ms
 
 
+class Rows(Protocol):
+    """Whoever tells the rows of an index: `Registers` as a quorum holds them, or one replica alone."""
+
+    async def scan(
+        self, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int
+    ) -> list[tuple[bytes, Entry]]:
+        """Return up to `limit` rows after `after`, in key order, tombstones too; fewer mean the end."""
+
+
 async def walk_values(
-    registers: Registers, keys: VaultKeys, space: Space
+    registers: Rows, keys: VaultKeys, space: Space
 ) -> AsyncIterator[tuple[bytes, ObjectVersion | Part, Content]]:
     """Yield (key, value, opened content) of each live object or part; see `walk_changes`."""
     async for key, _, value, content in walk_changes(registers, keys, space):
@@ -27,7 +35,7 @@ async def walk_values(
 
 
 async def walk_changes(
-    registers: Registers, keys: VaultKeys, space: Space
+    registers: Rows, keys: VaultKeys, space: Space
 ) -> AsyncIterator[tuple[bytes, OpId, ObjectVersion | Part, Content]]:
     """Yield (key, the change that made it, value, opened content) of each live object or part, in key order.
 

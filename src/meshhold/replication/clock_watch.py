@@ -1,0 +1,46 @@
+"""May ages be trusted? Compares the wall clock with one that only runs. Knows no chunk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+JUMP_S: Final = 600.0
+"""More than any daemon corrects in one step on a machine whose clock was right: the ballot window of the index."""
+_LOG: Final = logging.getLogger("meshhold.collect")
+
+
+def since_boot_s() -> float:
+    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class ClockWatch:
+    """Notices that the wall clock was set. `now_s` is the wall clock (since 1970), `steady_s` the other one.
+
+    Both run at the same pace, so their difference changes only when somebody sets the wall clock: also where that
+    happened in steps between two looks.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.time, steady_s: Callable[[], float] = since_boot_s) -> None:
+        self._now_s = now_s
+        self._steady_s = steady_s
+        self._offset_s = now_s() - steady_s()
+        self._jumped_s: float | None = None
+
+    def wait_s(self, grace_s: float) -> float:
+        """Return for how long no age tells anything: one grace from the last jump that was noticed, else 0."""
+        offset_s = self._now_s() - self._steady_s()
+        if abs(offset_s - self._offset_s) > JUMP_S:
+            _LOG.warning(
+                "this machine's clock was set by %+.0f s: no dead chunk is removed here for %.0f s",
+                offset_s - self._offset_s,
+                grace_s,
+            )
+            self._offset_s = offset_s
+            self._jumped_s = self._steady_s()
+        if self._jumped_s is None:
+            return 0.0
+        return max(0.0, self._jumped_s + grace_s - self._steady_s())
