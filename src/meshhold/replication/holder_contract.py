@@ -1,0 +1,102 @@
+"""What a node that keeps chunks of a vault is asked, be it this one or another. Knows neither wire nor disk.
+
+Times are by the asker's clock: between nodes ages travel, so clocks that differ make no copy older or younger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from meshhold.model.ids import ChunkId, VaultId
+
+
+class Digests(NamedTuple):
+    """What a holder tells of all its chunks of a vault: one digest of `DIGEST_SIZE` bytes for each partition.
+
+    `view_version` is that of the holder's view of the vault; `is_full`: it has no room for more.
+    """
+
+    view_version: str
+    is_full: bool
+    digests: list[bytes]
+
+
+class Collected(NamedTuple):
+    """What an order to collect has removed: chunks, and their bytes."""
+
+    removed: int
+    size: int
+
+
+class Held(NamedTuple):
+    """A chunk that a holder has, and when (seconds since 1970 by the asker's clock) it was last put or renewed."""
+
+    chunk: ChunkId
+    touched_s: float
+
+
+class Holder(Protocol):
+    """The chunks that one node keeps.
+
+    Errors of every method: `StorageFailedError` of this node; of another one `PeerError`, and `CallRefusedError` with
+    its words: its `kind` is the name of the error over there, say `StorageFullError`.
+    """
+
+    async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
+        """Let the node keep a chunk: durable there when this returns; True if it had no good copy.
+
+        `touched_s` is that of the copy that this one is made of; None: now. The caller vouches for the bytes.
+        Errors besides: `StorageFullError` of this node.
+        """
+
+    async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes:
+        """Return a chunk's bytes, verified against its id; `size_hint` is how many are expected.
+
+        Errors besides: `ChunkMissingError`; `ChunkCorruptError`, which the holder's own bad copy makes missing.
+        """
+
+    async def has(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
+        """Tell of each chunk whether the node has a copy, not verified."""
+
+    async def renew(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
+        """Let the age of these chunks begin anew; False for one that is not there."""
+
+    async def verify(self, vault: VaultId, chunks: Sequence[ChunkId], view_version: str) -> list[bool]:
+        """Tell of each chunk whether the node has a good copy, read and hashed now, and will not itself move it away.
+
+        A yes is a lease (see `Leases`). All are no if the node's view of the vault has another version.
+        """
+
+    async def digests(self, vault: VaultId, bits: int) -> Digests:
+        """Return what the node has in each of 2^`bits` partitions."""
+
+    async def names(self, vault: VaultId, bits: int, partition: int) -> list[Held]:
+        """Return what the node has in a partition, in the order of ids."""
+
+    async def collect(self, vault: VaultId, marks: bytes) -> Collected:
+        """Order the node to remove what these marks do not name and what is older than the grace."""
+
+
+class Digester(Protocol):
+    """Whoever knows what this node has, partition by partition."""
+
+    async def digests(self, vault: VaultId, bits: int) -> Digests:
+        """Return what this node has in each of 2^`bits` partitions."""
+
+
+class Leases(Protocol):
+    """Whoever removes surplus copies here, and promises not to for a while."""
+
+    def grant(self, vault: VaultId, chunk: ChunkId, view_version: str) -> bool:
+        """Promise not to begin to remove this chunk as surplus for a time; asked before the copy is read and hashed.
+
+        False if the chunk is leaving, or this node's view of the vault has another version.
+        """
+
+
+class Collecting(Protocol):
+    """Whoever removes chunks that nothing refers to."""
+
+    async def obey(self, vault: VaultId, marks: bytes) -> Collected:
+        """Remove what these packed marks do not name and what is older than the grace. Errors: `ProtocolError`."""
