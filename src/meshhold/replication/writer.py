@@ -1,4 +1,4 @@
-"""How a body becomes durable chunks: cut, hash, seal and store in a bounded pipeline. Knows no index and no HTTP."""
+"""How a body becomes durable chunks: cut, hash, seal and keep in a bounded pipeline. Knows no index and no HTTP."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import INLINE_SIZE_MAX, Ref
 from meshhold.model.ids import ChunkId
+from meshhold.replication.copies import Copies
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.chunker import Chunker
 from meshhold.sealing.content import Content, PartRow, encode_parts
@@ -22,6 +23,8 @@ from meshhold.sealing.manifest import REFS_IN_ENTRY_MAX, encode_refs, group_refs
 from meshhold.sealing.sealer import seal_chunk
 
 _PENDING: Final = Ref(0, ChunkId(b""), b"", 0)
+LONG_WRITE_S: Final = 6 * 3600.0
+"""A quarter of the grace after which a chunk that nothing refers to is removed: three quarters are left to commit."""
 CHUNKS_IN_FLIGHT: Final = 3  # per request: one being hashed, one sealed and written, one arriving; 2 MiB each at most
 
 
@@ -43,48 +46,72 @@ class Written:
     size: int
 
 
-class ChunkWriter:
-    """Writes bodies of one node.
+class Flight:
+    """A write that is under way. `began_s` counts since 1970, as the ages of chunks do."""
 
-    Resources: borrows the chunk store. `oldest_start_s` protects the chunks of writes in flight from the collector.
+    __slots__ = ("_began", "_now_s", "began_s")
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._began = trio.current_time()
+        self.began_s = now_s()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether other nodes may soon take its first chunks for dead; a clock that was set back hides no time."""
+        return max(self._now_s() - self.began_s, trio.current_time() - self._began) > LONG_WRITE_S
+
+
+class ChunkWriter:
+    """Writes bodies of one node. Without `copies` it keeps all chunks in its own store.
+
+    Resources: borrows the chunk store and the copies. `oldest_start_s` protects the chunks of writes in flight from
+    this node's collector.
     """
 
     def __init__(
-        self, chunks: ChunkStore, run_blocking: RunBlocking, *, now_s: Callable[[], float] = time.time
+        self,
+        chunks: ChunkStore,
+        run_blocking: RunBlocking,
+        *,
+        copies: Copies | None = None,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._chunks = chunks
         self._run_blocking = run_blocking
+        self._copies = copies
         self._now_s = now_s
-        self._starts: dict[object, float] = {}
+        self._flights: set[Flight] = set()
 
     @property
     def oldest_start_s(self) -> float:
         """When (seconds since 1970) the oldest write in flight began; infinity if there is none."""
-        return min(self._starts.values(), default=float("inf"))
+        return min((flight.began_s for flight in self._flights), default=float("inf"))
 
     async def write(self, keys: VaultKeys, source: Source) -> Written:
         """Read the source to its end and return its content, every chunk of it durable.
 
         A body up to 16 KiB stays inline: nothing is written then. Memory: a few chunks, whatever the body's size.
-        Errors: what the source raises; `UnavailableError` of the chunk store. Chunks written before an error stay until
-        the collector finds that nothing refers to them.
+        Errors: what the source raises; `UnavailableError` of the chunk store and of the copies. Chunks written before
+        an error stay until the collector finds that nothing refers to them.
         """
         with self.in_flight():
             return await self._write(keys, source)
 
     @contextmanager
-    def in_flight(self) -> Iterator[None]:
-        """Keep the collector from every chunk that is put inside the block.
+    def in_flight(self) -> Iterator[Flight]:
+        """Keep this node's collector from every chunk that is put inside the block.
 
         Whoever refers to what it wrote holds this until its entry is durable: a body that took longer than the grace to
-        arrive has chunks that are old before anything refers to them.
+        arrive has chunks that are old before anything refers to them. Other nodes know nothing of it: the chunks of a
+        long flight are renewed before the entry refers to them.
         """
-        token = object()
-        self._starts[token] = self._now_s()
+        flight = Flight(self._now_s)
+        self._flights.add(flight)
         try:
-            yield
+            yield flight
         finally:
-            del self._starts[token]
+            self._flights.discard(flight)
 
     async def _write(self, keys: VaultKeys, source: Source) -> Written:
         chunker = Chunker()
@@ -97,11 +124,15 @@ class ChunkWriter:
         return await self._write_long(keys, source, chunker, blocks)
 
     async def _write_short(self, keys: VaultKeys, source: Source, block: bytes) -> Written:
-        """Write a body of less than one chunk: no pipeline, and at most one hop to a thread."""
+        """Write a body of less than one chunk: no pipeline, and one hop to a thread where this node keeps it alone."""
         if len(block) <= INLINE_SIZE_MAX:
             source.digest(block)
             return Written(Content(inline=block), len(block))
-        ref = await self._run_blocking(self._hash_and_store, keys, source, block)
+        if self._copies is None or self._copies.is_alone(keys.vault_id):
+            ref = await self._run_blocking(self._hash_and_store, keys, source, block)
+        else:
+            ref, sealed = await self._run_blocking(_hash_and_seal, keys, source, block)
+            await self._copies.keep(keys.vault_id, ref.chunk, sealed)
         return Written(Content(inline=None, refs=(ref,)), len(block))
 
     async def _write_long(self, keys: VaultKeys, source: Source, chunker: Chunker, blocks: list[bytes]) -> Written:
@@ -152,13 +183,20 @@ class ChunkWriter:
             for group in group_refs(level):
                 depth = max(ref.depth for ref in group) + 1
                 span = sum(ref.span for ref in group)
-                nodes.append(await self._run_blocking(self._store, keys, encode_refs(group), depth, span))
+                nodes.append(await self._keep(keys, encode_refs(group), depth, span))
             level = nodes
         return tuple(level)
 
     async def store_block(self, keys: VaultKeys, block: bytes) -> Ref:
         """Make one block of plaintext durable as a data chunk."""
-        return await self._run_blocking(self._store, keys, block, 0, len(block))
+        return await self._keep(keys, block, 0, len(block))
+
+    async def _keep(self, keys: VaultKeys, plaintext: bytes, depth: int, span: int) -> Ref:
+        if self._copies is None or self._copies.is_alone(keys.vault_id):
+            return await self._run_blocking(self._store, keys, plaintext, depth, span)
+        ref, sealed = await self._run_blocking(seal_chunk, keys, plaintext, depth, span)
+        await self._copies.keep(keys.vault_id, ref.chunk, sealed)
+        return ref
 
     def _hash_and_store(self, keys: VaultKeys, source: Source, block: bytes) -> Ref:
         source.digest(block)
@@ -168,6 +206,11 @@ class ChunkWriter:
         ref, sealed = seal_chunk(keys, plaintext, depth, span)
         self._chunks.put(keys.vault_id, ref.chunk, sealed)
         return ref
+
+
+def _hash_and_seal(keys: VaultKeys, source: Source, block: bytes) -> tuple[Ref, bytes]:
+    source.digest(block)
+    return seal_chunk(keys, block)
 
 
 async def _next_blocks(source: Source, chunker: Chunker) -> list[bytes]:

@@ -23,7 +23,7 @@ from meshhold.model.ids import OpId, VaultId
 from meshhold.replication.reader import ChunkReader, Sink
 from meshhold.replication.registers import Change, Early, Registers, Write
 from meshhold.replication.tasks import open_tasks
-from meshhold.replication.writer import ChunkWriter
+from meshhold.replication.writer import ChunkWriter, Flight
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
 from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
 from meshhold.store.directory import Bucket
@@ -76,8 +76,8 @@ class Objects:
             self.check_condition(bucket, condition)
             condition.check(await self._current(bucket, key))
         async with self._registers.prepare_early(bucket.id, Space.OBJECTS, key) as early:
-            with self._writer.in_flight():
-                return await self._put(bucket, key, body, metadata, condition, early)
+            with self._writer.in_flight() as flight:
+                return await self._put(bucket, key, body, metadata, condition, early, flight)
 
     async def _put(
         self,
@@ -87,9 +87,11 @@ class Objects:
         metadata: Metadata,
         condition: WriteCondition,
         early: Early | None,
+        flight: Flight,
     ) -> ObjectVersion:
         written = await self._writer.write(bucket.keys, body)
         digested = body.finish()
+        await self.renew_written(bucket, written.content, flight)
         version = ObjectVersion(
             size=written.size,
             etag=digested.etag,
@@ -100,6 +102,10 @@ class Objects:
             checksums=digested.checksums,
         )
         return await self.commit(bucket, key, version, condition, early)
+
+    async def renew_written(self, bucket: Bucket, content: Content, flight: Flight) -> None:
+        """Make what a long write made as new, right before an entry refers to it; see `Renewal.renew_written`."""
+        await self._renewal.renew_written(bucket.keys, content, flight)
 
     async def commit(
         self,
@@ -161,8 +167,7 @@ class Objects:
         if not taker:
             return error
         return ContentElsewhereError(
-            f"the content of this object is on {taker}, where it was put: in this version only objects up to 16 KiB "
-            "are copied between machines",
+            f"the content of this object is on {taker}, where it was put, and not on this machine",
             f"read it through {taker}",
         )
 
@@ -210,11 +215,12 @@ class Objects:
         if metadata is not None:
             check_metadata(metadata)
         self.check_condition(bucket, condition)
-        with self._writer.in_flight():
+        with self._writer.in_flight() as flight:
             try:
                 content = await self._copy_content(source_bucket, source_key, source, bucket)
             except ChunkMissingError as error:
                 raise await self._explained(source_bucket, source_key, source, error) from error
+            await self.renew_written(bucket, content, flight)
             version = replace(
                 source,
                 modified_ms=self._now_ms(),

@@ -10,34 +10,66 @@ from typing import Final
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.errors import ChunkMissingError
-from meshhold.model.ids import ChunkId
+from meshhold.errors import ChunkMissingError, UnavailableError
+from meshhold.model.ids import ChunkId, VaultId
+from meshhold.replication.copies import Copies
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.walk import walk_refs
+from meshhold.replication.writer import Flight
 from meshhold.sealing.content import Content
 
-_BATCH: Final = 128  # chunks per hop to a thread
+_BATCH: Final = 512  # chunks per hop to a thread, or per message to other nodes
 
 
 class Renewal:
-    """Renews the chunks that a content refers to. Resources: borrows the store and the reader."""
+    """Renews the chunks that a content refers to; without `copies`, those of this node's store.
 
-    def __init__(self, chunks: ChunkStore, reader: ChunkReader, run_blocking: RunBlocking) -> None:
+    Resources: borrows the store, the reader and the copies.
+    """
+
+    def __init__(
+        self, chunks: ChunkStore, reader: ChunkReader, run_blocking: RunBlocking, *, copies: Copies | None = None
+    ) -> None:
         self._chunks = chunks
         self._reader = reader
         self._run_blocking = run_blocking
+        self._copies = copies
 
     async def renew(self, keys: VaultKeys, content: Content) -> None:
-        """Renew every chunk of the content. Errors: `ChunkMissingError` if one is not there: then refer to none."""
+        """Renew every chunk of the content.
+
+        Errors: `ChunkMissingError` if one is nowhere: then refer to none. With other nodes those of `Copies.renew`.
+        """
         batch: list[ChunkId] = []
         async for ref in walk_refs(self._reader, keys, content):
             batch.append(ref.chunk)
             if len(batch) >= _BATCH:
-                await self._run_blocking(self._renew_all, keys, batch)
+                await self._renew_all(keys.vault_id, batch)
                 batch = []
-        await self._run_blocking(self._renew_all, keys, batch)
+        if batch:
+            await self._renew_all(keys.vault_id, batch)
 
-    def _renew_all(self, keys: VaultKeys, batch: list[ChunkId]) -> None:
+    async def _renew_all(self, vault: VaultId, batch: list[ChunkId]) -> None:
+        if self._copies is not None:
+            await self._copies.renew(vault, batch)
+        else:
+            await self._run_blocking(self._renew_here, vault, batch)
+
+    async def renew_written(self, keys: VaultKeys, content: Content, flight: Flight) -> None:
+        """Renew what a write made, if it took so long that others may soon take its first chunks for dead.
+
+        Errors: `UnavailableError` if one is gone: the client is to send the body again; those of `renew`.
+        """
+        if not flight.is_long:
+            return
+        try:
+            await self.renew(keys, content)
+        except ChunkMissingError as error:
+            raise UnavailableError(
+                f"the upload took so long that a part of it was removed: {error.message}", "upload it again, in parts"
+            ) from error
+
+    def _renew_here(self, vault: VaultId, batch: list[ChunkId]) -> None:
         for chunk in batch:
-            if not self._chunks.renew(keys.vault_id, chunk):
-                raise ChunkMissingError(f"chunk {chunk.hex()} of vault {keys.vault_id} is missing")
+            if not self._chunks.renew(vault, chunk):
+                raise ChunkMissingError(f"chunk {chunk.hex()} of vault {vault} is missing")

@@ -124,8 +124,9 @@ class Uploads:
         """
         check_part_number(number)
         await self.find(bucket, key, upload_id)
-        with self._writer.in_flight():
+        with self._writer.in_flight() as flight:
             written = await self._writer.write(bucket.keys, body)
+            await self._objects.renew_written(bucket, written.content, flight)
             return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, body.finish())
 
     async def copy_part(
@@ -134,8 +135,9 @@ class Uploads:
         """Keep a part whose bytes come from an object; `digest` is asked once they have all been read."""
         check_part_number(number)
         await self.find(bucket, key, upload_id)
-        with self._writer.in_flight():
+        with self._writer.in_flight() as flight:
             written = await self._writer.write(bucket.keys, source)
+            await self._objects.renew_written(bucket, written.content, flight)
             return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, digest())
 
     async def _commit_part(
@@ -197,8 +199,9 @@ class Uploads:
         chosen, numbers = await self._choose(bucket, upload_id, claims)
         rows = [PartRow(number, part.size, part.etag, part.checksums) for number, part in chosen]
         digested = combine(rows, upload)
-        with self._writer.in_flight():
+        with self._writer.in_flight() as flight:
             content = await self._join(bucket, upload_id, chosen, rows)
+            await self._objects.renew_written(bucket, content, flight)
             version = ObjectVersion(
                 size=sum(part.size for _, part in chosen),
                 etag=digested.etag,
