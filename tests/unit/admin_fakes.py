@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
 from meshhold.errors import BucketNotEmptyError, InvalidError, NoSuchAccessKeyError, NoSuchVaultError
 from meshhold.model.grant import Permission
+from meshhold.store.care import ScrubReport
+from meshhold.store.checking import CheckReport
 
 Progress = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -62,26 +64,6 @@ class GrantView:
 
 
 @dataclass
-class CheckReport:
-    vault: str
-    objects: int = 3
-    chunks: int = 4
-    bytes: int = 5
-    uploads: int = 0
-    damaged: int = 0
-    elsewhere: int = 0
-    missing: list[str] = field(default_factory=list)
-    corrupt: list[str] = field(default_factory=list)
-
-
-@dataclass
-class ScrubReport:
-    chunks: int = 4
-    bytes: int = 5
-    corrupt: list[str] = field(default_factory=list)
-
-
-@dataclass
 class CollectReport:
     removed: int = 2
     bytes: int = 2048
@@ -89,7 +71,10 @@ class CollectReport:
 
 
 class FakeNode:
-    """Every service of one node, in memory. `lost`, `rotten` and `away` (a number) are what checks will find."""
+    """Every service of one node, in memory. `lost`, `rotten` and `away` (a number) are what checks will find.
+
+    `found` replaces fields of a check's report; `repaired` is how many chunks a scrub fetches anew.
+    """
 
     def __init__(self) -> None:
         self.vaults: dict[str, VaultView] = {}
@@ -97,6 +82,8 @@ class FakeNode:
         self.grant_views: dict[tuple[str, str], GrantView] = {}
         self.lost: list[str] = []
         self.rotten: list[str] = []
+        self.found: dict[str, Any] = {}
+        self.repaired = 0
         self.away = 0
         self.indexes: list[dict[str, Any]] = []
         self.s3_addr = "127.0.0.1:3900"
@@ -173,13 +160,16 @@ class FakeNode:
         await progress({"objects": 1})
         chosen = [self._find(vault)] if vault is not None else list(self.vaults.values())
         corrupt = self.rotten if deep else []
-        return [
-            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.away, self.lost, corrupt) for v in chosen
+        totals = {"missing": len(self.lost), "corrupt": len(corrupt)}
+        found = [
+            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.away, self.lost, corrupt, totals=totals)
+            for v in chosen
         ]
+        return [replace(report, **self.found) for report in found]
 
     async def scrub(self, _vault: str | None, progress: Progress) -> ScrubReport:
         await progress({"chunks": 1, "bytes": 4096})
-        return ScrubReport(corrupt=self.rotten)
+        return ScrubReport(4, 5, self.rotten, self.repaired)
 
     async def collect(self, _vault: str | None) -> CollectReport:
         return CollectReport()

@@ -10,7 +10,7 @@ from tests.unit.store_kit import KIB, MIB, StoreKit, open_kit
 
 from meshhold.errors import NoSuchVaultError
 from meshhold.model.ids import ChunkId
-from meshhold.store.care import CheckReport
+from meshhold.store.checking import CheckReport
 from meshhold.store.directory import Bucket
 
 LARGE = bytes(range(256)) * 800

@@ -15,7 +15,7 @@ from meshhold.model.ids import OpId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.registry.record import Kind
 from meshhold.replication.contract import Register
-from meshhold.store.care import CheckReport
+from meshhold.store.checking import CheckReport
 from meshhold.store.directory import Bucket
 from meshhold.store.whereabouts import Whereabouts
 

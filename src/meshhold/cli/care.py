@@ -13,16 +13,27 @@ from meshhold.cli.session import Session, client_options
 @client_options
 @click.pass_obj
 def scrub(session: Session, vault_ref: str | None) -> int:
-    """Rehash every stored chunk now; exits with 1 if one is corrupt."""
+    """Rehash every stored chunk now; exits with 1 if one is corrupt and no other machine has it.
+
+    A corrupt copy is put aside and fetched anew from another machine that holds the vault.
+    """
     report = session.call("scrub", {"vault": vault_ref}, long=True)
 
     def people() -> None:
         if report["corrupt"]:
             print_table(("CORRUPT",), [(chunk,) for chunk in report["corrupt"]], empty="")
-        print(f"rehashed {report['chunks']} chunks, {size_text(report['bytes'])}: {len(report['corrupt'])} corrupt")
+        corrupt = f"{len(report['corrupt'])} corrupt"
+        if report["repaired"]:
+            corrupt += f", {report['repaired']} of them fetched anew from other machines"
+        print(f"rehashed {report['chunks']} chunks, {size_text(report['bytes'])}: {corrupt}")
+        if report["corrupt"] and lost:
+            print(
+                "no other machine that answers has a good copy of the rest; what they belong to: meshhold vault check"
+            )
 
+    lost = len(report["corrupt"]) - report["repaired"]
     session.show(report, people)
-    return 1 if report["corrupt"] else 0
+    return 1 if lost else 0
 
 
 @click.command()

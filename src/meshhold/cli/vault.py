@@ -13,10 +13,10 @@ from meshhold.cli.output import (
     print_table,
     printable,
     size_text,
-    table_lines,
     time_text,
 )
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.vault_check import check
 from meshhold.cli.vault_conflicts import conflicts
 from meshhold.cli.vault_index import ask_index, index_lines, set_vault
 from meshhold.cli.vault_members import MEMBER_COMMANDS
@@ -28,7 +28,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in (*MEMBER_COMMANDS, set_vault, conflicts):
+for _command in (*MEMBER_COMMANDS, set_vault, conflicts, check):
     vault.add_command(_command)
 
 
@@ -149,37 +149,3 @@ def s3_alias(session: Session, vault_ref: str, alias: str) -> None:
     found = session.call("vault.alias", {"vault": vault_ref, "alias": alias})
     sentence = f"is the bucket {found['alias']}" if found["alias"] else "has no bucket name any more"
     session.show(found, lambda: print(f"vault {found['name']} ({found['id'][:SHORT_LENGTH]}) {sentence}"))
-
-
-@vault.command()
-@click.argument("vault_ref", metavar="[VAULT]", required=False)
-@click.option("--deep", is_flag=True, help="Read and verify every chunk too.")
-@client_options
-@click.pass_obj
-def check(session: Session, vault_ref: str | None, deep: bool) -> int:
-    """Tell whether every object is whole; exits with 1 if anything is missing or corrupt."""
-    reports = session.call("vault.check", {"vault": vault_ref, "deep": deep}, long=True)
-
-    def people() -> None:
-        for report in reports:
-            print("\n".join(_check_lines(report)))
-        if not reports:
-            print("there is no vault to check")
-
-    session.show(reports, people)
-    return 1 if any(report["damaged"] for report in reports) else 0
-
-
-def _check_lines(report: dict[str, Any]) -> list[str]:
-    named = [("missing", name) for name in report["missing"]] + [("corrupt", name) for name in report["corrupt"]]
-    lines = table_lines(("LOST", "OBJECT"), named) if named else []
-    if report["damaged"] > len(named):
-        lines.append(f"… and {report['damaged'] - len(named)} more")
-    whole = "all whole"
-    if report["elsewhere"]:
-        away = f"{report['elsewhere']} have their content elsewhere, on the machine they were put on"
-        lines.append(f"{away}: run this there too, since nothing of it is checked here")
-        whole = "what is here is whole"
-    verdict = f"{report['damaged']} damaged" if report["damaged"] else whole
-    counts = f"{report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}"
-    return [*lines, f"{printable(report['vault'])}: {counts}, {report['uploads']} unfinished uploads: {verdict}"]

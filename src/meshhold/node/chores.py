@@ -77,8 +77,11 @@ async def _collect(node: Node) -> None:
 
 async def _scrub(node: Node) -> None:
     report = await node.care.scrub(None, _ignore, pause_s_per_mib=SCRUB_PAUSE_S_PER_MIB)
-    if report.corrupt:
-        _LOG.error("scrub: %d damaged chunks in quarantine; see `meshhold vault check`", len(report.corrupt))
+    lost = len(report.corrupt) - report.repaired
+    if report.repaired:
+        _LOG.warning("scrub: %d damaged chunks fetched anew from other nodes", report.repaired)
+    if lost:
+        _LOG.error("scrub: %d damaged chunks in quarantine; see `meshhold vault check`", lost)
     _LOG.info("scrub: %d chunks, %d bytes verified", report.chunks, report.bytes)
 
 

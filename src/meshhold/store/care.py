@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
 from meshhold.blocking import RunBlocking
-from meshhold.chunkstore.contract import ChunkStore
+from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.errors import IntegrityError
-from meshhold.model.entry import Space, Upload
-from meshhold.model.ids import ChunkId, OpId, VaultId
+from meshhold.model.ids import ChunkId, NodeId, OpId, VaultId, short_id
 from meshhold.replication.collector import Collector
+from meshhold.replication.holders import View
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
-from meshhold.replication.walk import walk_changes, walk_refs
-from meshhold.sealing.content import Content
+from meshhold.replication.survey import OwnWitness, Survey
+from meshhold.replication.survey_wire import Witness
+from meshhold.store.checking import PROGRESS_EVERY, Check, CheckReport, Progress
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.vaults import Vaults
-
-Progress = Callable[[dict[str, Any]], Awaitable[None]]
-NAMED_MAX: Final = 1000  # how many damaged objects a report names; it always counts them all
-_PROGRESS_EVERY: Final = 500
-
-
-@dataclass(slots=True)
-class CheckReport:
-    """What a check found. `missing` and `corrupt` name up to `NAMED_MAX` objects each; `damaged` counts them all.
-
-    `elsewhere` counts objects and parts whose content another machine took, so that it is not looked for here.
-    """
-
-    vault: str
-    objects: int = 0
-    chunks: int = 0
-    bytes: int = 0
-    uploads: int = 0
-    damaged: int = 0
-    elsewhere: int = 0
-    missing: list[str] = field(default_factory=list)
-    corrupt: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class ScrubReport:
-    """What a scrub rehashed: chunks and bytes of their sealed form; `corrupt` names the chunks that it quarantined."""
+    """What a scrub rehashed: chunks and bytes of their sealed form; `corrupt` names the chunks that it quarantined.
+
+    `repaired` counts those of them that were fetched anew from another machine. The others are lost to this one for
+    now, or for good.
+    """
 
     chunks: int = 0
     bytes: int = 0
     corrupt: list[str] = field(default_factory=list)
+    repaired: int = 0
 
 
 @dataclass(slots=True)
@@ -72,8 +56,30 @@ class TombstoneSweep(Protocol):
         """Tell whether the last call came to the end."""
 
 
+class Fellows(Protocol):
+    """The other machines of this node's vaults, as far as their chunks are concerned."""
+
+    def view(self, vault: VaultId) -> View | None:
+        """Return who keeps a vault's chunks, or None if this node is no member."""
+
+    def is_live(self, node: NodeId) -> bool:
+        """Tell whether a node can be asked right now."""
+
+    def witness_of(self, node: NodeId) -> Witness:
+        """Return whoever tells of another node's chunks."""
+
+    async def fetch(self, vault: VaultId, chunk: ChunkId) -> bytes | None:
+        """Return a chunk's bytes, verified, from another node; None if none that answers has it."""
+
+    def repair_soon(self, vault: VaultId) -> None:
+        """Let repair look at a vault now."""
+
+
 class Care:
     """Check, scrub and collect for the vaults of this node.
+
+    `fellows` reaches the other members of vaults; without it, or in a vault that has one member, this node's chunks
+    are all there are. `own` tells of this node's chunks, `name_of` gives a node's name.
 
     `other_taker` names the other machine that made a change; see `Whereabouts`. `grace_s`: how long an unreferenced
     chunk is kept. Resources: borrows its collaborators.
@@ -93,6 +99,9 @@ class Care:
         grace_s: float,
         new_salt: Callable[[], bytes],
         other_taker: Callable[[VaultId, OpId], str] = lambda _vault, _op: "",
+        fellows: Fellows | None = None,
+        own: Witness | None = None,
+        name_of: Callable[[NodeId], str] = short_id,
     ) -> None:
         self._directory = directory
         self._vaults = vaults
@@ -105,67 +114,50 @@ class Care:
         self._grace_s = grace_s
         self._new_salt = new_salt
         self._other_taker = other_taker
+        self._fellows = fellows
+        self._own = own or OwnWitness(chunks, run_blocking)
+        self._name_of = name_of
+        self._me = directory.identity.node_id
         self._collecting = trio.Lock()
 
     async def check(self, vault: str | None, progress: Progress, *, deep: bool = False) -> list[CheckReport]:
-        """Tell for every object and part whether all its chunks are here; with `deep` read and verify each.
+        """Tell for every object and part whether its chunks are where they should be; with `deep` each copy is read.
 
+        Every member is asked, side by side. What has too few copies is given to repair.
         Errors: `NoSuchVaultError`. Damage is no error: it is in the report.
         """
         return [await self._check_vault(bucket, progress, deep=deep) for bucket in self._chosen(vault)]
 
     async def _check_vault(self, bucket: Bucket, progress: Progress, *, deep: bool) -> CheckReport:
-        report = CheckReport(bucket.name)
-        for space in (Space.OBJECTS, Space.PARTS):
-            async for key, op, value, content in walk_changes(self._registers, bucket.keys, space):
-                if space is Space.OBJECTS:
-                    report.objects += 1
-                    report.bytes += value.size
-                name = f"{bucket.alias or bucket.name}/{key.decode('utf-8', 'backslashreplace')}"
-                if space is Space.PARTS:
-                    number = int.from_bytes(key[-2:], "big")
-                    name = f"{bucket.alias or bucket.name}, part {number} of upload {key[:-2].hex()}"
-                await self._check_content(bucket, name, op, content, report, deep=deep)
-                if space is Space.OBJECTS and report.objects % _PROGRESS_EVERY == 0:
-                    await progress({"vault": bucket.name, "objects": report.objects, "chunks": report.chunks})
-        after = b""
-        while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PROGRESS_EVERY):
-            report.uploads += sum(isinstance(entry.value, Upload) for _, entry in page)
-            after = page[-1][0]
+        view = None if self._fellows is None else self._fellows.view(bucket.id)
+        if view is not None and len(view.members) < 2:
+            view = None
+        survey = Survey(bucket.id, view, self._fellows, self._witness_of, self._me, deep=deep)
+        check = Check(
+            bucket,
+            self._registers,
+            self._reader,
+            survey,
+            progress,
+            deep=deep,
+            other_taker=self._other_taker if view is None else _nobody,
+            name_of=self._name_of,
+        )
+        report = await check.run()
+        if report.damaged_copies or any(report.totals.get(kind) for kind in ("under_replicated", "misplaced")):
+            self._repair_soon(bucket.id)
         return report
 
-    async def _check_content(
-        self, bucket: Bucket, name: str, op: OpId, content: Content, report: CheckReport, *, deep: bool
-    ) -> None:
-        missing = corrupt = False
-        try:
-            async for ref in walk_refs(self._reader, bucket.keys, content):
-                report.chunks += 1
-                state = await self._run_blocking(self._state_of, bucket, ref.chunk, deep)
-                missing |= state == "missing"
-                corrupt |= state == "corrupt"
-        except IntegrityError:  # a manifest chunk that cannot be read: what lies below it is out of reach
-            corrupt = not missing
-        if missing and not corrupt and self._other_taker(bucket.id, op):
-            report.elsewhere += 1
-            return
-        report.damaged += missing or corrupt
-        for found, names in ((missing, report.missing), (corrupt, report.corrupt)):
-            if found and len(names) < NAMED_MAX:
-                names.append(name)
-
-    def _state_of(self, bucket: Bucket, chunk: ChunkId, deep: bool) -> str:
-        if not self._chunks.has(bucket.id, chunk):
-            return "missing"
-        if deep:
-            try:
-                self._chunks.get(bucket.id, chunk)
-            except IntegrityError:
-                return "corrupt"
-        return "here"
+    def _witness_of(self, node: NodeId) -> Witness:
+        if node == self._me or self._fellows is None:
+            return self._own
+        return self._fellows.witness_of(node)
 
     async def scrub(self, vault: str | None, progress: Progress, *, pause_s_per_mib: float = 0.0) -> ScrubReport:
-        """Rehash every stored chunk; damaged ones go to quarantine, and `check` names what they belonged to."""
+        """Rehash every stored chunk; damaged ones go to quarantine and are fetched anew from who has a good copy.
+
+        Where nobody has one, `check` names what they belonged to.
+        """
         report = ScrubReport()
         for bucket in self._chosen(vault):
             stats = self._chunks.scan(bucket.id)
@@ -173,14 +165,30 @@ class Care:
                 try:
                     await self._run_blocking(self._chunks.get, bucket.id, stat.chunk)
                 except IntegrityError:
-                    report.corrupt.append(stat.chunk.hex())
+                    await self._mend(bucket.id, stat, report)
                 report.chunks += 1
                 report.bytes += stat.size
-                if report.chunks % _PROGRESS_EVERY == 0:
+                if report.chunks % PROGRESS_EVERY == 0:
                     await progress({"vault": bucket.name, "chunks": report.chunks, "bytes": report.bytes})
                 if pause_s_per_mib:
                     await trio.sleep(pause_s_per_mib * stat.size / 2**20)
         return report
+
+    async def _mend(self, vault: VaultId, stat: ChunkStat, report: ScrubReport) -> None:
+        """Fetch a damaged chunk from another node. What cannot be had now is left to repair, which tries again."""
+        report.corrupt.append(stat.chunk.hex())
+        if self._fellows is None:
+            return
+        sealed = await self._fellows.fetch(vault, stat.chunk)
+        if sealed is None:
+            self._repair_soon(vault)
+            return
+        await self._run_blocking(self._chunks.put, vault, stat.chunk, sealed, stat.touched_s)
+        report.repaired += 1
+
+    def _repair_soon(self, vault: VaultId) -> None:
+        if self._fellows is not None:
+            self._fellows.repair_soon(vault)
 
     async def collect(self, vault: str | None, *, grace_s: float | None = None) -> CollectReport:
         """Remove chunks that nothing refers to and that are older than the grace, and tombstones past their window."""
@@ -206,3 +214,8 @@ class Care:
 
 
 TOMBSTONE_WINDOW_MS: Final = 2 * 10 * 60 * 1000  # twice the ballot window: no message that old can still be taken
+
+
+def _nobody(_vault: VaultId, _op: OpId) -> str:
+    """Name no other machine: all of them are asked."""
+    return ""
