@@ -228,6 +228,41 @@ def test_check_and_scrub_exit_with_what_they_found(node: FakeNode, typed: Typed,
     assert typed("scrub", "photos")[0] == 1
 
 
+def test_check_says_what_is_at_risk_and_what_to_do(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
+    asked("vault", "create", "photos")
+    node.found = {"members": 3, "wanted": 2, "factor": 3, "copies": 8}
+    code, out, _ = typed("vault", "check")
+    assert code == 0
+    assert "0 unfinished uploads, 2.00 copies of 2 (not 3: 1 more machines are needed for that): all whole" in out
+    node.found |= {"factor": 2, "copies": 7, "misplaced": ["b/x"], "totals": {"misplaced": 1}}
+    code, out, _ = typed("vault", "check")
+    assert code == 0, "nothing is at risk"
+    assert "1.75 copies of 2: all whole, 1 misplaced\n" in out
+    assert re.search(r"^STATE +OBJECT\nmisplaced  b/x\nmisplaced: .*repair moves them", out, re.MULTILINE)
+    node.found |= {"under_replicated": ["b/y"], "totals": {"misplaced": 1, "under_replicated": 4}, "damaged_copies": 1}
+    code, out, _ = typed("vault", "check")
+    assert code == 1
+    assert "… and 3 more" in out
+    assert "1 damaged copies were put aside" in out
+    assert out.endswith("4 under-replicated, 1 misplaced\n")
+    node.found = {"members": 2, "unreachable": ["b/z"], "totals": {"unreachable": 1}, "silent": {"c\x1b": "it is gone"}}
+    code, out, _ = typed("vault", "check")
+    assert code == 1
+    assert "unreachable: nobody who answers" in out
+    assert "c\\x1b does not answer: it is gone" in out
+    node.found = {}
+    node.rotten, node.repaired = ["a" * 64, "b" * 64], 2
+    code, out, _ = typed("scrub")
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "rehashed 4 chunks, 5 B: 2 corrupt, 2 of them fetched anew from other machines",
+    )
+    node.repaired = 1
+    code, out, _ = typed("scrub")
+    assert code == 1
+    assert "of 1 no other machine has a good copy now" in out
+
+
 # -- ends -----------------------------------------------------------------------------------------------------------
 
 
