@@ -27,9 +27,7 @@ def scrub(session: Session, vault_ref: str | None) -> int:
             corrupt += f", {report['repaired']} of them fetched anew from other machines"
         print(f"rehashed {report['chunks']} chunks, {size_text(report['bytes'])}: {corrupt}")
         if report["corrupt"] and lost:
-            print(
-                "no other machine that answers has a good copy of the rest; what they belong to: meshhold vault check"
-            )
+            print(f"of {lost} no other machine has a good copy now; meshhold vault check names what they belong to")
 
     lost = len(report["corrupt"]) - report["repaired"]
     session.show(report, people)
