@@ -6,8 +6,8 @@ Members of a vault, also those that are not trusted, exchange its chunks; only t
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
@@ -19,7 +19,8 @@ from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.streams import PeerStream
 from meshhold.replication import chunk_wire as wire
-from meshhold.replication.chunk_streams import Room, receive_announced, send_bytes
+from meshhold.replication.byte_budget import ByteBudget
+from meshhold.replication.chunk_streams import held_now, receive_announced, send_bytes
 from meshhold.replication.holder_contract import Collected, Collecting, Digester, Leases
 from meshhold.replication.local_chunks import LocalChunks
 from meshhold.replication.remote_chunks import COLLECT_S
@@ -58,9 +59,9 @@ class ChunkService:
         self._may_exchange = may_exchange
         self._is_trusted = is_trusted
         self._now = now
-        self._room = Room(ROOM_MAX)
-        self._rooms: dict[NodeId, Room] = {}
-        self._collecting: set[VaultId] = set()
+        self._room = ByteBudget(ROOM_MAX)
+        self._rooms: dict[NodeId, ByteBudget] = {}
+        self._is_collecting = False
 
     def register(self, dispatch: Dispatch) -> None:
         """Answer peers' calls and streams."""
@@ -133,26 +134,26 @@ class ChunkService:
     async def _take(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk, size = self._vault(peer, body), wire.chunk_of(body), wire.size_of(body, wire.SEALED_MAX)
         touched_s = wire.touched_of(body, self._now())
-        with self._room_for(peer, size):
+        async with self._room_for(peer, size):
             sealed = await receive_announced(stream, size)
             is_new = await self.local.take(vault, chunk, sealed, touched_s)
         await send_bytes(stream, bytes([is_new]))
 
     async def _give(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk = self._vault(peer, body), wire.chunk_of(body)
-        with self._room_for(peer, await self.local.size(vault, chunk)):
+        async with self._room_for(peer, await self.local.size(vault, chunk)):
             sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
             await send_bytes(stream, sealed)
 
-    @contextmanager
-    def _room_for(self, peer: NodeId, size: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def _room_for(self, peer: NodeId, size: int) -> AsyncIterator[None]:
         """Hold memory for one chunk. Errors: `OverloadedError`."""
-        room = self._rooms.setdefault(peer, Room(ROOM_PER_PEER_MAX))
+        room = self._rooms.setdefault(peer, ByteBudget(ROOM_PER_PEER_MAX))
         try:
-            with room.take(size), self._room.take(size):
+            async with held_now(room, size), held_now(self._room, size):
                 yield
         finally:
-            if not room.taken:
+            if room.free == room.size:
                 self._rooms.pop(peer, None)
 
     async def _collect(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
@@ -162,14 +163,14 @@ class ChunkService:
                 f"node {short_id(peer)} is not trusted with vault {short_id(vault)}, so it orders no collection",
                 "see `meshhold vault show`",
             )
-        if self._collecting:
+        if self._is_collecting:
             raise OverloadedError("this node takes the marks of one collection at a time", "ask again later")
-        self._collecting.add(vault)
+        self._is_collecting = True
         try:
             marks = await receive_announced(stream, size, COLLECT_S)
             collected = await self._obey(vault, marks, stream)
         finally:
-            self._collecting.discard(vault)
+            self._is_collecting = False
         await send_bytes(stream, wire.pack_collected(collected))
 
     async def _obey(self, vault: VaultId, marks: bytes, stream: PeerStream) -> Collected:

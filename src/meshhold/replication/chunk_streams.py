@@ -6,7 +6,6 @@ that sends one byte now and then holds its place for a bounded time only.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -16,6 +15,7 @@ import trio
 from meshhold.errors import CallTimeoutError, OverloadedError, ProtocolError
 from meshhold.model.ids import short_id
 from meshhold.peering.streams import PeerStream
+from meshhold.replication.byte_budget import ByteBudget
 
 PIECE_SIZE: Final = 64 * 1024
 """Bytes that have to go, or come, within `PATIENCE_S`: 16 transfers share a line of 1 Mbit/s without losing it."""
@@ -99,66 +99,23 @@ def _patience(stream: PeerStream, total_s: float) -> Iterator[_Patience]:
         )
 
 
-class Room:
-    """Bytes of transfers that are under way at once, `size_max` at most; one that is larger goes alone.
+@asynccontextmanager
+async def held_in_time(budget: ByteBudget, size: int, patience_s: float) -> AsyncIterator[None]:
+    """Hold `size` bytes of `budget` while the block lasts. Errors: `OverloadedError` if they are not free in time."""
+    with trio.move_on_after(patience_s) as scope:
+        await budget.take(size)
+    if scope.cancelled_caught:
+        raise OverloadedError(f"what is under way to a node leaves no room for {patience_s:.0f} s", "try again later")
+    try:
+        yield
+    finally:
+        budget.give(size)
 
-    First come, first served: a large one is not starved by small ones.
-    """
 
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
-        self.taken = 0
-        """Bytes under way."""
-        self._waiting: deque[tuple[int, trio.Event]] = deque()
-
-    @asynccontextmanager
-    async def wait(self, size: int, patience_s: float) -> AsyncIterator[None]:
-        """Hold room for `size` bytes while the block lasts, once there is some.
-
-        Errors: `OverloadedError` if there is none within `patience_s`.
-        """
-        if self._waiting or not self._fits(size):
-            await self._wait_turn(size, patience_s)
-        else:
-            self.taken += size
-        try:
-            yield
-        finally:
-            self._give_back(size)
-
-    @contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Hold room for `size` bytes while the block lasts. Errors: `OverloadedError` if there is none now."""
-        if not self._fits(size):
-            raise OverloadedError("this node transfers as many chunks as it has memory for", "ask again later")
-        self.taken += size
-        try:
-            yield
-        finally:
-            self._give_back(size)
-
-    def _fits(self, size: int) -> bool:
-        return not self.taken or self.taken + size <= self._size_max
-
-    async def _wait_turn(self, size: int, patience_s: float) -> None:
-        turn = (size, trio.Event())
-        self._waiting.append(turn)
-        try:
-            with trio.move_on_after(patience_s):
-                await turn[1].wait()
-        finally:
-            if not turn[1].is_set():
-                self._waiting.remove(turn)
-                self._admit()
-        if not turn[1].is_set():
-            raise OverloadedError(f"transfers before this one took over {patience_s:g} s", "try again later")
-
-    def _give_back(self, size: int) -> None:
-        self.taken -= size
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            size, admitted = self._waiting.popleft()
-            self.taken += size
-            admitted.set()
+@asynccontextmanager
+async def held_now(budget: ByteBudget, size: int) -> AsyncIterator[None]:
+    """Hold `size` bytes of `budget` while the block lasts. Errors: `OverloadedError` if they are not free now."""
+    if size > budget.free:
+        raise OverloadedError("this node transfers as many chunks as it has memory for", "ask again later")
+    async with budget.held(size):
+        yield

@@ -75,7 +75,7 @@ class Holder(Protocol):
         """Return what the node has in a partition, in the order of ids."""
 
     async def collect(self, vault: VaultId, marks: bytes) -> Collected:
-        """Order the node to remove what these marks do not name and what is older than the grace."""
+        """Order the node to remove what these packed marks do not name and what is older than the grace."""
 
 
 class Digester(Protocol):
@@ -98,5 +98,5 @@ class Leases(Protocol):
 class Collecting(Protocol):
     """Whoever removes chunks that nothing refers to."""
 
-    async def obey(self, vault: VaultId, marks: bytes) -> Collected:
-        """Remove what these packed marks do not name and what is older than the grace. Errors: `ProtocolError`."""
+    async def obey(self, vault: VaultId, packed: bytes, /) -> tuple[int, int]:
+        """Carry out an order; return chunks and bytes removed. Errors: `UnknownFormatError`, `ConflictError`."""

@@ -117,7 +117,7 @@ class LocalChunks:
 
     async def collect(self, vault: VaultId, marks: bytes) -> Collected:
         """Remove what these marks do not name and what is older than the grace."""
-        return await self._collecting.obey(vault, marks)
+        return Collected(*await self._collecting.obey(vault, marks))
 
 
 def _slices(bits: int, partition: int) -> range:

@@ -18,7 +18,8 @@ from meshhold.errors import (
 from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
 from meshhold.peering.streams import PeerStream
 from meshhold.replication import chunk_wire as wire
-from meshhold.replication.chunk_streams import Room, receive_bytes, receive_report, send_bytes
+from meshhold.replication.byte_budget import ByteBudget
+from meshhold.replication.chunk_streams import held_in_time, receive_bytes, receive_report, send_bytes
 from meshhold.replication.holder_contract import Collected, Digests, Held
 
 CALL_S: Final = 10.0
@@ -59,8 +60,8 @@ class RemoteChunks:
         self.node = node
         self._peers = peers
         self._now = now
-        self._calls = Room(CALLS_SIZE_MAX)
-        self._streams = Room(STREAMS_SIZE_MAX)
+        self._calls = ByteBudget(CALLS_SIZE_MAX)
+        self._streams = ByteBudget(STREAMS_SIZE_MAX)
 
     async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
         """Let the node keep a chunk: durable there when this returns; True if it had no good copy."""
@@ -73,7 +74,7 @@ class RemoteChunks:
             return wire.read_flags(await self._call(wire.PUT, body, size), 1)[0]
         body["n"] = size
         async with (
-            self._streams.wait(size, _queue_s(STREAMS_SIZE_MAX)),
+            held_in_time(self._streams, size, _queue_s(STREAMS_SIZE_MAX)),
             self._peers.open_stream(self.node, wire.PUT_STREAM, body, timeout_s=CALL_S) as stream,
         ):
             await send_bytes(stream, sealed)
@@ -111,7 +112,7 @@ class RemoteChunks:
                     return sealed
                 raise ProtocolError(f"node {short_id(self.node)} did not answer with the bytes of a chunk")
         async with (
-            self._streams.wait(max(size_hint, wire.IN_CALL_MAX), _queue_s(STREAMS_SIZE_MAX)),
+            held_in_time(self._streams, max(size_hint, wire.IN_CALL_MAX), _queue_s(STREAMS_SIZE_MAX)),
             self._peers.open_stream(self.node, wire.GET_STREAM, body, timeout_s=CALL_S) as stream,
         ):
             await stream.send_eof()
@@ -173,8 +174,10 @@ class RemoteChunks:
 
     async def _call(self, name: str, body: dict[str, Any], size: int) -> Any:
         """Ask with, or for, `size` bytes of a chunk. What waits in front of it on the line is waited for too."""
-        async with self._calls.wait(size, _queue_s(CALLS_SIZE_MAX)):
-            return await self._peers.call(self.node, name, body, timeout_s=_queue_s(self._calls.taken))
+        async with held_in_time(self._calls, size, _queue_s(CALLS_SIZE_MAX)):
+            return await self._peers.call(
+                self.node, name, body, timeout_s=_queue_s(self._calls.size - self._calls.free)
+            )
 
     async def _flags(self, call: str, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
         flags: list[bool] = []
