@@ -24,7 +24,16 @@ from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import RingMember
 from meshhold.replication.holders import View
 from meshhold.replication.survey import COUNTED_FOR_S, OwnWitness
-from meshhold.replication.survey_wire import HELD, IDS_MAX, READ_MAX, SURVEY, Held, RemoteWitness, State, SurveyService
+from meshhold.replication.survey_wire import (
+    STOCK,
+    IDS_MAX,
+    READ_MAX,
+    SURVEY,
+    Stock,
+    RemoteWitness,
+    State,
+    SurveyService,
+)
 from meshhold.store import checking
 from meshhold.store.care import Care, ScrubReport
 from meshhold.store.checking import CheckReport
@@ -71,7 +80,8 @@ class Machines:
         SurveyService(OwnWitness(self.stores[peer], run_inline), lambda _vault, _node: True).register(dispatch)
         return await dispatch.calls[name](self.me, body)
 
-    async def fetch(self, vault: VaultId, chunk: ChunkId) -> bytes | None:
+    async def fetch(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes | None:
+        assert size_hint > KIB
         found = [s for n, s in self.stores.items() if n != self.me and self.is_live(n) and s.has(vault, chunk)]
         return found[0].get(vault, chunk) if found else None
 
@@ -417,13 +427,13 @@ async def test_counts_travel_and_are_kept_for_a_moment() -> None:
     SurveyService(own, lambda _vault, _node: True).register(dispatch)
     witness = RemoteWitness(Wire(dispatch), PHONE)
     free = store.usage().free
-    assert await witness.held(VAULT) == Held(0, 0, free, keeps_index=True)
+    assert await witness.stock(VAULT) == Stock(0, 0, free, keeps_index=True)
     store.put(VAULT, *sealed(1))
-    assert (await witness.held(VAULT)).chunks == 1, "nothing is not remembered"
+    assert (await witness.stock(VAULT)).chunks == 1, "nothing is not remembered"
     store.put(VAULT, *sealed(2))
-    assert (await witness.held(VAULT)).chunks == 1
+    assert (await witness.stock(VAULT)).chunks == 1
     now_s[0] += COUNTED_FOR_S
-    assert (await witness.held(VAULT)) == Held(2, 80, store.usage().free, keeps_index=True)
+    assert (await witness.stock(VAULT)) == Stock(2, 80, store.usage().free, keeps_index=True)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +458,7 @@ async def test_questions_that_are_none_are_refused(body: Any) -> None:
 
 async def test_only_members_are_answered() -> None:
     dispatch = served(MemoryChunkStore(), may=False)
-    for name, body in ((SURVEY, {"v": VAULT, "c": b"x" * 32, "d": False}), (HELD, {"v": VAULT})):
+    for name, body in ((SURVEY, {"v": VAULT, "c": b"x" * 32, "d": False}), (STOCK, {"v": VAULT})):
         with pytest.raises(DeniedError, match="not members of the same vault"):
             await dispatch.calls[name](PHONE, body)
 
@@ -472,9 +482,9 @@ async def test_answers_of_another_form_about_counts(answer: Any) -> None:
     wire = Wire(Dispatch())
     wire.answer = answer
     with pytest.raises(ProtocolError):
-        await RemoteWitness(wire, PHONE).held(VAULT)
+        await RemoteWitness(wire, PHONE).stock(VAULT)
     wire.answer = GOOD_COUNTS
-    assert await RemoteWitness(wire, PHONE).held(VAULT) == Held(1, 2, 3)
+    assert await RemoteWitness(wire, PHONE).stock(VAULT) == Stock(1, 2, 3)
 
 
 # -- scrub ----------------------------------------------------------------------------------------------------------

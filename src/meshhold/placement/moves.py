@@ -48,13 +48,17 @@ class Moves:
         return {node: count / (1 << self.bits) for node, count in Counter(nodes).items()}
 
 
-def plan_moves(old: Ring, new: Ring, factor: int) -> Moves:
-    """Return what moves from `old` to `new` for a vault of this factor, partition by partition."""
+def plan_moves(old: Ring, new: Ring, factor: int, factor_after: int | None = None) -> Moves:
+    """Return what moves from `old` to `new` for a vault of this factor, partition by partition.
+
+    `factor_after` is the factor from then on, where that changes too.
+    """
     bits = max(old.bits, new.bits)
+    factor_after = factor if factor_after is None else factor_after
     changes = []
     for partition in range(1 << bits):
         before = old.holders_in(partition >> bits - old.bits, factor)
-        after = new.holders_in(partition >> bits - new.bits, factor)
+        after = new.holders_in(partition >> bits - new.bits, factor_after)
         if before != after and set(before) != set(after):
             gain = tuple(node for node in after if node not in before)
             lose = tuple(node for node in before if node not in after)

@@ -14,7 +14,7 @@ from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import ChunkCorruptError, ChunkMissingError, FatalError, MeshHoldError
 from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
 from meshhold.replication.holders import View
-from meshhold.replication.survey_wire import Held, State, Witness
+from meshhold.replication.survey_wire import Stock, State, Witness
 from meshhold.replication.tasks import open_tasks
 
 _LOG: Final = logging.getLogger("meshhold.check")
@@ -99,7 +99,7 @@ class OwnWitness:
             return State.DAMAGED
         return State.HERE
 
-    async def held(self, vault: VaultId) -> Held:
+    async def stock(self, vault: VaultId) -> Stock:
         """Count, unless that was done a moment ago; see `Witness`."""
         good_until_s, chunks, size = self._counted.get(vault, (float("-inf"), 0, 0))
         began_s = self._now_s()
@@ -108,7 +108,7 @@ class OwnWitness:
             now_s = self._now_s()
             good_for_s = max(COUNTED_FOR_S, COUNT_PART * (now_s - began_s)) if chunks else 0.0
             self._counted[vault] = (now_s + good_for_s, chunks, size)
-        return Held(chunks, size, self._chunks.usage().free, self._keeps_index(vault))
+        return Stock(chunks, size, self._chunks.usage().free, self._keeps_index(vault))
 
     def _count(self, vault: VaultId) -> tuple[int, int]:
         chunks = size = 0

@@ -1,7 +1,7 @@
 """What one node asks another about the chunks that it keeps, and how the answers look. Decides nothing, knows no link.
 
 chunk.survey/1  {"v": vault, "c": ids, one after the other, "d": read them too?}  →  one byte for each: a `State`
-chunk.held/1    {"v": vault}  →  {"c": chunks, "b": bytes, "f": bytes free, "k": keeps the index?}
+chunk.stock/1    {"v": vault}  →  {"c": chunks, "b": bytes, "f": bytes free, "k": keeps the index?}
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshhold.model.ids import CHUNK_ID_SIZE, ChunkId, NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 
 SURVEY: Final = "chunk.survey/1"
-HELD: Final = "chunk.held/1"
+STOCK: Final = "chunk.stock/1"
 ASK_S: Final = 15.0
 """Stats of so many files take a sleeping disk no longer."""
 READ_S: Final = 60.0
@@ -37,7 +37,7 @@ class State(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Stock:
     """What a node keeps of a vault: chunks, bytes of their sealed form; `free` bytes of its disk, for any vault."""
 
     chunks: int
@@ -55,7 +55,7 @@ class Witness(Protocol):
         Errors: `PeerError`, `CallRefusedError` of a node that cannot be asked.
         """
 
-    async def held(self, vault: VaultId) -> Held:
+    async def stock(self, vault: VaultId) -> Stock:
         """Tell how much there is of a vault. Errors: as `survey`."""
 
 
@@ -86,9 +86,9 @@ class RemoteWitness:
             states += map(State, answer)
         return states
 
-    async def held(self, vault: VaultId) -> Held:
+    async def stock(self, vault: VaultId) -> Stock:
         """Ask for the counts."""
-        answer = await self._peers.call(self._node, HELD, {"v": vault}, timeout_s=READ_S)
+        answer = await self._peers.call(self._node, STOCK, {"v": vault}, timeout_s=READ_S)
         try:
             counts = [answer[name] for name in ("c", "b", "f")]
             keeps_index = answer["k"]
@@ -96,7 +96,7 @@ class RemoteWitness:
             counts, keeps_index = [], None
         if type(keeps_index) is not bool or not all(type(n) is int and 0 <= n < _COUNT_MAX for n in counts):
             raise ProtocolError(f"node {short_id(self._node)} counts its chunks in another form")
-        return Held(counts[0], counts[1], counts[2], keeps_index)
+        return Stock(counts[0], counts[1], counts[2], keeps_index)
 
 
 class SurveyService:
@@ -109,7 +109,7 @@ class SurveyService:
     def register(self, dispatch: Dispatch) -> None:
         """Answer peers' calls."""
         dispatch.on_call(SURVEY, self._guarded(self._survey))
-        dispatch.on_call(HELD, self._guarded(self._held))
+        dispatch.on_call(STOCK, self._guarded(self._stock))
 
     def _guarded(self, answer: Callable[[VaultId, Any], Awaitable[Any]]) -> Callable[[NodeId, Any], Awaitable[Any]]:
         async def handle(peer: NodeId, body: Any) -> Any:
@@ -134,6 +134,6 @@ class SurveyService:
         ids = [ChunkId(joined[at : at + CHUNK_ID_SIZE]) for at in range(0, len(joined), CHUNK_ID_SIZE)]
         return bytes(await self._own.survey(vault, ids, deep=deep))
 
-    async def _held(self, vault: VaultId, _body: Any) -> dict[str, Any]:
-        held = await self._own.held(vault)
-        return {"c": held.chunks, "b": held.bytes, "f": held.free, "k": held.keeps_index}
+    async def _stock(self, vault: VaultId, _body: Any) -> dict[str, Any]:
+        stock = await self._own.stock(vault)
+        return {"c": stock.chunks, "b": stock.bytes, "f": stock.free, "k": stock.keeps_index}

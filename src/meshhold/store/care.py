@@ -68,7 +68,7 @@ class Fellows(Protocol):
     def witness_of(self, node: NodeId) -> Witness:
         """Return whoever tells of another node's chunks."""
 
-    async def fetch(self, vault: VaultId, chunk: ChunkId) -> bytes | None:
+    async def fetch(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes | None:
         """Return a chunk's bytes, verified, from another node; None if none that answers has it."""
 
     def repair_soon(self, vault: VaultId) -> None:
@@ -179,7 +179,7 @@ class Care:
         report.corrupt.append(stat.chunk.hex())
         if self._fellows is None:
             return
-        sealed = await self._fellows.fetch(vault, stat.chunk)
+        sealed = await self._fellows.fetch(vault, stat.chunk, stat.size)
         if sealed is None:
             self._repair_soon(vault)
             return
