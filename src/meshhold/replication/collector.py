@@ -41,6 +41,7 @@ from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import FatalError, MeshHoldError, NoMajorityError
 from meshhold.model.entry import Ref, Space
 from meshhold.model.ids import NodeId, VaultId, short_id
+from meshhold.replication import holder_contract
 from meshhold.replication.holders import Holders
 from meshhold.replication.marks import Marks, Order
 from meshhold.replication.obeying import Collected, Obeying
@@ -66,7 +67,7 @@ _LOG: Final = logging.getLogger("meshhold.collect")
 class Obedient(Protocol):
     """A member that holds chunks; see `remote_chunks`."""
 
-    async def collect(self, vault: VaultId, marks: bytes) -> tuple[int, int]:
+    async def collect(self, vault: VaultId, marks: bytes) -> holder_contract.Collected:
         """Let it carry out a packed order; return the chunks and bytes that it removed."""
 
 

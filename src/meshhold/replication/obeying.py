@@ -21,11 +21,12 @@ from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.errors import ConflictError
 from meshhold.model.ids import VaultId, short_id
+from meshhold.replication import holder_contract
 from meshhold.replication.clock_watch import JUMP_S, ClockWatch
 from meshhold.replication.marks import Marks, unpack_order
 
 KNOWN_SINCE_S: Final = 1_672_531_200.0
-"""2023: no chunk is older than this program. Machines without a battery begin in 1970, or when its system was built."""
+"""2023: no chunk is older than this program. A clock without battery begins in 1970, or when its system was built."""
 SKEW_PART: Final = 8
 """Clocks of sender and holder may differ by this part of the grace, if that is more than a jump; see `collector`."""
 _SWEEP_BATCH: Final = 256
@@ -66,14 +67,14 @@ class Obeying:
         self._epoch_known = epoch_known
         self._turn = trio.Lock()
 
-    async def obey(self, vault: VaultId, packed: bytes) -> tuple[int, int]:
+    async def obey(self, vault: VaultId, marks: bytes) -> holder_contract.Collected:
         """Carry out the order of a trusted member, whom the caller has checked; return chunks and bytes removed.
 
         One order at a time: each may have 64 MiB of marks.
         Errors: `UnknownFormatError`; `ConflictError` says why nothing is removed here.
         """
         arrived_s = self._now_s()
-        order = unpack_order(packed)
+        order = unpack_order(marks)
         skew_s = abs(order.sent_s - arrived_s)
         if skew_s > max(JUMP_S, order.grace_s / SKEW_PART):
             raise ConflictError(
@@ -88,7 +89,7 @@ class Obeying:
         cutoff_s = arrived_s - order.walk_ago_s - order.grace_s
         async with self._turn:
             found = await self.sweep(vault, order.marks, cutoff_s, order.grace_s)
-        return found.removed, found.bytes
+        return holder_contract.Collected(found.removed, found.bytes)
 
     async def sweep(self, vault: VaultId, marks: Marks, cutoff_s: float, grace_s: float) -> Collected:
         """Remove the chunks that are not marked and were last put before `cutoff_s` by this node's clock (since 1970).

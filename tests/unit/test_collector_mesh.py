@@ -1,0 +1,329 @@
+"""Collection in a mesh: everybody's dead chunks go, nobody's live ones, whoever writes where meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import pytest
+import trio
+from trio.testing import MockClock
+from tests.unit.collect_lab import BUCKET, VAULT, CollectLab, CollectNode, open_collect_lab
+from tests.unit.store_kit import KIB, BytesBody
+
+from meshhold.errors import MeshHoldError, NoMajorityError, RefusedError, UnavailableError
+from meshhold.model.configuration import Configuration, Mode, Seat
+from meshhold.model.entry import Space
+from meshhold.model.ids import NodeId
+from meshhold.replication import collector as collector_module
+from meshhold.replication.sources import OneReplica, Sources
+from meshhold.replication.walk import Rows
+
+LARGE = bytes(range(256)) * 100
+SEEDS = range(40)
+
+
+# -- what is done ------------------------------------------------------------------------------------------------------
+
+
+async def test_dead_chunks_go_on_every_member_also_one_without_index(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(("a", "b", "c", "d")) as lab:
+        await lab["c"].put(b"dead", LARGE)
+        await lab["a"].put(b"live", LARGE + b"!")
+        await lab["b"].objects.delete(BUCKET, b"dead")
+        assert len(lab.stored()) == 2
+        await trio.sleep(1001)
+        assert await lab["a"].collect() == 2
+        assert len(lab.stored()) == 1
+        assert await lab["d"].get(b"live") == LARGE + b"!"
+        assert {target for _, target in lab.orders} == {"b", "c", "d"}
+
+
+async def test_a_member_without_index_collects_when_asked(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(("a", "b", "c", "d")) as lab:
+        await lab["a"].put(b"live", LARGE)
+        await lab["a"].put(b"dead", LARGE + b"?")
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(1001)
+        assert await lab["d"].collect() == 2
+        assert await lab["b"].get(b"live") == LARGE
+
+
+async def test_the_first_live_replica_leads(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(("a", "b", "c", "d")) as lab:
+        assert [node.id for node in lab if node.collector.leads(VAULT)] == ["a"]
+        lab.lab.isolate("a")
+        assert [node.id for node in lab if node.collector.leads(VAULT)] == ["a", "b"]
+        unknown = [node.collector.leads(type(VAULT)("z" * 32)) for node in lab]
+        assert unknown == [False] * 4
+
+
+async def test_without_a_quorum_nothing_goes_anywhere(autojump_clock: MockClock) -> None:
+    async with open_collect_lab() as lab:
+        await lab["a"].put(b"dead", LARGE)
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(5000)
+        lab.lab.isolate("a")
+        with pytest.raises(UnavailableError):
+            await lab["a"].collect()
+        assert len(lab.stored()) == 1
+        assert lab.orders == []
+
+
+async def test_a_member_that_is_away_keeps_its_chunks_until_the_next_time(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(("a", "b", "c", "d")) as lab:
+        await lab["d"].put(b"dead", LARGE)  # on d and a
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(1001)
+        lab.lab.isolate("d")
+        assert await lab["b"].collect() == 1
+        lab.lab.heal()
+        assert len(lab.stored()) == 1
+        assert await lab["b"].collect() == 1
+        assert not lab.stored()
+
+
+async def test_a_change_of_the_replicas_during_the_walk_stops_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_collect_lab() as lab:
+        await lab["a"].put(b"dead", LARGE)
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(1001)
+        walk = collector_module.walk_values
+        seats = lab["a"].member.seats
+
+        async def changed(*arguments: object) -> AsyncIterator[object]:
+            async for row in walk(*arguments):  # type: ignore[arg-type]  # handed on as they came
+                yield row
+            await seats.adopt(VAULT, Configuration(7, tuple(Seat(NodeId(name), 1) for name in "abc")))
+
+        monkeypatch.setattr(collector_module, "walk_values", changed)
+        with pytest.raises(MeshHoldError):
+            await lab["a"].collect()
+        assert len(lab.stored()) == 1
+
+
+async def test_where_each_side_goes_on_alone_every_replica_is_read(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(("a", "b"), 2, mode=Mode.AVAILABLE) as lab:
+        lab.lab.isolate("b")
+        await lab["a"].put(b"ours", LARGE)
+        await lab["b"].put(b"theirs", LARGE + b"!")
+        await trio.sleep(5000)
+        with pytest.raises(MeshHoldError):
+            await lab["a"].collect()
+        lab.lab.heal()
+        assert await lab["a"].collect() == 0  # nothing has been merged yet
+        assert await lab["b"].get(b"theirs") == LARGE + b"!"
+        await lab["b"].objects.delete(BUCKET, b"theirs")
+        assert await lab["a"].collect() == 2
+
+
+async def test_a_slow_order_counts_from_when_the_walk_began(autojump_clock: MockClock) -> None:
+    """A put while the order is on its way is young enough, however long that takes."""
+    async with open_collect_lab(grace_s=100.0) as lab:
+        lab.order_delay_s = 20.0
+        await lab["c"].put(b"old", LARGE)
+        await lab["a"].objects.delete(BUCKET, b"old")
+        await trio.sleep(95)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lab["a"].collect)
+            await trio.lowlevel.checkpoint()
+        assert len(lab.stored()) == 1
+
+
+async def test_clocks_that_differ_change_nothing(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(grace_s=10_000.0) as lab:
+        lab["b"].skew_s, lab["c"].skew_s = 500.0, -500.0
+        await lab["b"].put(b"dead", LARGE)  # on b and c
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(9_999)
+        assert await lab["a"].collect() == 0
+        await trio.sleep(2)
+        assert await lab["a"].collect() == 2
+
+
+async def test_a_member_whose_clock_is_wrong_keeps_everything(autojump_clock: MockClock) -> None:
+    async with open_collect_lab(grace_s=4_000.0) as lab:
+        await lab["b"].put(b"dead", LARGE)
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        lab["b"].skew_s = 100_000.0
+        await trio.sleep(4_001)
+        assert await lab["a"].collect() == 1  # on c
+        assert len(lab.stored()) == 1
+
+
+# -- whatever happens meanwhile ----------------------------------------------------------------------------------------
+
+
+class Play:
+    """Clients of several nodes, links that break, and collections, in an order that a seed gives."""
+
+    def __init__(self, lab: CollectLab, seed: int) -> None:
+        self.lab = lab
+        self.chance = random.Random(seed)
+        self.expected: dict[bytes, set[bytes]] = {}
+        self.busy: set[bytes] = set()
+
+    def node(self) -> CollectNode:
+        return self.lab[self.chance.choice("abc")]
+
+    async def client(self, number: int) -> None:
+        for step in range(6):
+            key = b"%d-%d" % (number, self.chance.randrange(3))
+            content = bytes([self.chance.randrange(3)]) * (20 * KIB + self.chance.randrange(2))
+            act = self.chance.choice((self.put, self.put_slowly, self.copy, self.multipart, self.delete))
+            before = self.expected.get(key, set())
+            self.expected[key] = before | {content, b"" if act == self.delete else content}
+            with suppress(MeshHoldError):
+                await act(key, content)
+            await trio.sleep(self.chance.random() * 150 * (step % 2))
+
+    async def put(self, key: bytes, content: bytes) -> None:
+        await self.node().put(key, content)
+
+    async def put_slowly(self, key: bytes, content: bytes) -> None:
+        async def pause(_: int) -> None:
+            await trio.sleep(self.chance.random() * 4)
+
+        await self.node().put(key, content, BytesBody(content, 8 * KIB, before=pause))
+
+    async def copy(self, key: bytes, content: bytes) -> None:
+        node = self.node()
+        source = key + b"-source"
+        await node.put(source, content)
+        await trio.sleep(self.chance.choice((0, 130)))
+        node = self.node()
+        version = await node.objects.find(BUCKET, source)
+        await node.objects.copy(BUCKET, source, version, BUCKET, key, None)
+        await node.objects.delete(BUCKET, source)
+
+    async def multipart(self, key: bytes, content: bytes) -> None:
+        upload_id, claims = await self.node().upload(key, content)
+        await trio.sleep(self.chance.choice((0, 130)))
+        await self.node().complete(key, upload_id, claims)
+
+    async def delete(self, key: bytes, _content: bytes) -> None:
+        await self.node().objects.delete(BUCKET, key)
+
+    async def collector(self) -> None:
+        while True:
+            await trio.sleep(self.chance.random() * 40)
+            with suppress(MeshHoldError):
+                await self.node().collect(self.chance.randrange(2**32))
+
+    async def trouble(self) -> None:
+        while True:
+            await trio.sleep(self.chance.random() * 60)
+            self.lab.lab.isolate(self.chance.choice("abc"))
+            await trio.sleep(self.chance.random() * 20)
+            self.lab.lab.heal()
+
+    async def damage(self) -> list[bytes]:
+        """Return the keys whose object cannot be read as one of those that were put."""
+        wrong = []
+        self.lab.lab.heal()
+        for key in sorted(self.expected):
+            try:
+                content = await self.lab["a"].get(key)
+            except RefusedError:
+                continue
+            except MeshHoldError:
+                wrong.append(key)
+                continue
+            if content not in self.expected[key]:
+                wrong.append(key)
+        return wrong
+
+
+async def play(seed: int) -> list[bytes]:
+    async with open_collect_lab(grace_s=100.0, seed=seed) as lab:
+        lab.drag(0.3)
+        game = Play(lab, seed)
+        async with trio.open_nursery() as nursery:
+            for each in (game.collector, game.collector, game.trouble):
+                nursery.start_soon(each)
+            async with trio.open_nursery() as clients:
+                for number in range(3):
+                    clients.start_soon(game.client, number)
+            nursery.cancel_scope.cancel()
+        lab.lab.heal()
+        await trio.sleep(300)
+        await lab["b"].collect()
+        return await game.damage()
+
+
+@pytest.fixture
+def slow_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshhold.replication.walk.PAGE", 1)
+
+
+@pytest.mark.usefixtures("slow_walk")
+@pytest.mark.parametrize("seed", SEEDS[:12])
+async def test_no_live_chunk_is_collected(autojump_clock: MockClock, seed: int) -> None:
+    assert await play(seed) == []
+
+
+def ignore_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take uploads in progress for nothing."""
+    whole = Sources.of
+
+    async def of(sources: Sources, space: Space) -> AsyncIterator[Rows]:
+        if space is not Space.PARTS:
+            async for rows in whole(sources, space):
+                yield rows
+
+    monkeypatch.setattr(Sources, "of", of)
+
+
+def objects_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Miss what moves from parts to objects at both places."""
+    whole = Sources.of
+    swapped = {Space.PARTS: Space.OBJECTS, Space.OBJECTS: Space.PARTS}
+    walk = collector_module.walk_values
+
+    async def of(sources: Sources, space: Space) -> AsyncIterator[Rows]:
+        async for rows in whole(sources, swapped.get(space, space)):
+            yield rows
+
+    def walk_values(rows: Rows, keys: object, space: Space) -> object:
+        return walk(rows, keys, swapped.get(space, space))  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(Sources, "of", of)
+    monkeypatch.setattr(collector_module, "walk_values", walk_values)
+
+
+def own_replica_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Believe a replica that missed a write."""
+
+    async def of(sources: Sources, _space: Space) -> AsyncIterator[Rows]:
+        registers = sources._registers
+        node = registers.seats.node
+        yield OneReplica(node, registers.replica(node), sources.epoch)
+
+    monkeypatch.setattr(Sources, "of", of)
+
+
+@pytest.mark.usefixtures("slow_walk")
+@pytest.mark.parametrize("plant", [ignore_parts, objects_first, own_replica_only])
+async def test_planted_bugs_are_found(
+    autojump_clock: MockClock, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    for seed in SEEDS:
+        if await play(seed):
+            return
+    pytest.fail(f"{plant.__name__} was not found in {len(SEEDS)} seeds")
+
+
+async def test_too_few_tell_what_they_keep_aside(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_collect_lab() as lab:
+        sources = Sources(lab["a"].member.registers, VAULT)
+
+        async def silent(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(Sources, "_answers", silent)
+        with pytest.raises(NoMajorityError):
+            [rows async for rows in sources.of(Space.CONFLICTS)]
