@@ -176,12 +176,14 @@ class Client:
             self._last = self._chance.choice(running)
         return self._last
 
-    async def _ask(self, request: Callable[[Run], Awaitable[Any]], run: Run | None = None) -> Any:
+    async def _ask(
+        self, request: Callable[[Run], Awaitable[Any]], run: Run | None = None, patience_s: float = 0.0
+    ) -> Any:
         """Return the answer, or the error; None if there was no answer at all."""
         run = run or self._node()
         if run is None:
             return None
-        with run.alive() as alive, trio.move_on_after(self._mix.patience_s):
+        with run.alive() as alive, trio.move_on_after(patience_s or self._mix.patience_s):
             try:
                 answer = await request(run)
             except MeshHoldError as error:
@@ -222,14 +224,26 @@ class Client:
 
     async def _put(self, key: str, kind: Kind = Kind.PUT) -> None:
         value = self._history.new_value()
-        content = value.encode() * (4_000 if self._chance.random() < 0.03 else 1)
+        content = self.make_content(value, is_part=False)
         self._history.contents[value] = content
         condition, expected = self._conditioned(key, kind)
         asked = self._history.begin(self.name, kind, key, value, expected)
         answer = await self._ask(
-            lambda run: run.objects.put(BUCKET, key.encode(), ValueBody(value, content), Metadata(), condition)
+            lambda run: run.objects.put(BUCKET, key.encode(), self.make_body(value, content), Metadata(), condition)
         )
         self._conclude(asked, key, answer, value)
+        self.acknowledged(answer, key)
+
+    def make_content(self, value: str, *, is_part: bool) -> bytes:
+        """Return the bytes that a value stands for: now and then too many for an entry."""
+        return value.encode() * (4_000 if not is_part and self._chance.random() < 0.03 else 1)
+
+    def make_body(self, value: str, content: bytes) -> ValueBody:
+        """Return the body that brings the bytes."""
+        return ValueBody(value, content)
+
+    def acknowledged(self, answer: Any, key: str) -> None:
+        """Look at what a put or a completion answered."""
 
     async def _swap(self, key: str) -> None:
         """Read, and put only if nobody else put meanwhile."""
@@ -248,14 +262,16 @@ class Client:
 
     async def _get(self, key: str, *, head: bool = False, run: Run | None = None) -> bool:
         asked = self._history.begin(self.name, Kind.READ, key)
+        run_given = run is not None
 
         async def request(run: Run) -> str:
             version = await run.objects.find(BUCKET, key.encode())
             if not head:
                 pieces: list[bytes] = []
+                start, stop = self.choose_range(version.size, run_given=run_given)
                 sink = _Sink(pieces)
-                await run.objects.send(BUCKET, key.encode(), version, 0, version.size, sink.take)
-                if b"".join(pieces) != self._history.contents[version.etag]:
+                await run.objects.send(BUCKET, key.encode(), version, start, stop, sink.take)
+                if b"".join(pieces) != self._history.contents[version.etag][start:stop]:
                     self._history.accuse(f"{self.name} got other bytes than those of {version.etag} as {key!r}")
             return version.etag
 
@@ -270,6 +286,11 @@ class Client:
             case other:
                 self._history.accuse(f"{self.name} cannot read {key!r}: {other!r}")
         return True
+
+    def choose_range(self, size: int, *, run_given: bool) -> tuple[int, int]:
+        """Return which bytes of an object to read: all."""
+        del run_given
+        return 0, size
 
     async def _list(
         self, *, run: Run | None = None, prefix: str | None = None, delimiter: str | None = None, limit: int = 0
@@ -313,7 +334,7 @@ class Client:
                 self._history.accuse(f"{self.name} lost the upload {upload} of {key!r}, which nobody ended")
             if part is not None and not isinstance(part, MeshHoldError):
                 claims.append(PartClaim(number, value))
-                contents.append(value.encode())
+                contents.append(self._history.contents[value])
         await self._check_listed(key, upload)
         if not claims or self._chance.random() < 0.25:
             await self._abort(key, upload, claims)
@@ -321,7 +342,8 @@ class Client:
             await self._complete(key, upload, claims, b"".join(contents))
 
     def _part_request(self, key: str, upload: str, number: int, value: str) -> Callable[[Run], Awaitable[Any]]:
-        body = ValueBody(value, value.encode())
+        content = self._history.contents[value] = self.make_content(value, is_part=True)
+        body = self.make_body(value, content)
         return lambda run: run.uploads.put_part(BUCKET, key.encode(), upload, number, body)
 
     async def _check_listed(self, key: str, upload: str) -> None:
@@ -358,6 +380,7 @@ class Client:
             if isinstance(answer, InvalidPartError):
                 return answer
             self._conclude(asked, key, answer, value)
+            self.acknowledged(getattr(answer, "version", None), key)
             return answer
 
         if kind is Kind.PUT and self._chance.random() < 0.3:

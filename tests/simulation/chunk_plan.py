@@ -1,0 +1,124 @@
+"""What kind of life do chunks have in a seed? Mixes members, sizes, paces and ills. Knows no node.
+
+As in `index_plan`, each seed leaves most ills out, so that one does not hide what another would show.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.simulation.chunk_node import Pace
+from tests.simulation.chunk_workload import ChunkMix, Sizes
+from tests.simulation.index_network import Weather
+from tests.simulation.index_plan import FAULTS as INDEX_FAULTS
+from tests.simulation.index_plan import MINUTE_S, Plan
+from tests.simulation.index_workload import KEYS
+
+ROOM_BYTES: Final = 1 << 30
+KEYS_OF_CHUNKS: Final = (*KEYS, "e", "f", "g")
+CHUNK_FAULTS: Final = {
+    "wipe_chunks": 8,
+    "rot": 10,
+    "ill_chunks": 8,
+    "slow": 5,
+    "factor": 6,
+    "join": 5,
+    "leave": 7,
+    "away": 6,
+    "jump": 3,
+    "collect": 8,
+    "weigh": 3,
+}
+FAULTS: Final = {**INDEX_FAULTS, **CHUNK_FAULTS, "change": 2, "two_changes": 1}
+LAGS_S: Final = (0.1, 5.0, 60.0, 240.0)
+"""How long records of members take to spread."""
+
+
+@dataclass(slots=True)
+class ChunkPlan(Plan):
+    """One life of a mesh that keeps chunks."""
+
+    members: int = 3
+    """The first machines are members; the others may join."""
+    untrusted: int = 0
+    """So many of the members, the last ones, hold ciphertext only."""
+    factor: int = 2
+    zones: int = 3
+    rooms: tuple[int, ...] = (ROOM_BYTES,)
+    """What machines offer, in turn."""
+    in_call_max: int = 192 * 1024
+    """Chunks above this size travel in streams."""
+    refs_max: int = 16
+    """Longer objects have manifest chunks."""
+    lag_s: float = 0.1
+    mix: ChunkMix = field(default_factory=ChunkMix)
+    pace: Pace = field(default_factory=Pace)
+
+
+def draw(seed: int) -> ChunkPlan:
+    """Return the seed's plan."""
+    chance = random.Random(f"chunk plan {seed}")
+    members = chance.choice([3, 3, 4, 4, 5])
+    untrusted = chance.choice([0, 0, 1, 2 if members > 3 else 1])
+    plan = ChunkPlan(
+        machines=members + chance.choice([0, 1]),
+        members=members,
+        untrusted=untrusted,
+        replicas=min(members - untrusted, 3),
+        episodes=chance.choice([1, 2, 2]),
+        clients=chance.choice([2, 3, 4]),
+        faults=chance.choice([1, 3, 5, 8]),
+        factor=chance.choice([1, 2, 2, 2, 3, 3]),
+        zones=chance.choice([1, 2, 3]),
+        rooms=chance.choice(
+            [(ROOM_BYTES,), (ROOM_BYTES, 4 * ROOM_BYTES), (ROOM_BYTES, 2 * ROOM_BYTES, 8 * ROOM_BYTES)]
+        ),
+        in_call_max=chance.choice([192 * 1024, 192 * 1024, 2048]),
+        refs_max=chance.choice([16, 4]),
+        lag_s=chance.choice(LAGS_S),
+        grain_ms=chance.choice([1, 1, 1000]),
+    )
+    plan.requests = max(3, 40 // (plan.clients * plan.episodes))
+    kinds = chance.sample(list(FAULTS), chance.randint(2, 6))
+    plan.weights = {kind: FAULTS[kind] for kind in kinds}
+    plan.skew_s = chance.choice([0.0, 0.05, 0.4]) * plan.window_s
+    plan.pace = Pace(
+        grace_s=chance.choice([30 * MINUTE_S, 60 * MINUTE_S]),
+        collect_s=chance.choice([5 * MINUTE_S, 15 * MINUTE_S]),
+        scrub_s=20 * MINUTE_S,
+        out_after_s=chance.choice([2 * MINUTE_S, 10 * MINUTE_S]),
+    )
+    plan.pauses_s = chance.choice(
+        [(1.0, 60.0), (1.5 * plan.pace.out_after_s,), (1.2 * plan.pace.grace_s, 2.5 * plan.pace.grace_s)]
+    )
+    plan.mix = _draw_mix(chance, plan.pace)
+    plan.weather = Weather(
+        delay_s=chance.choice([0.005, 0.05, 0.3]),
+        spread=chance.choice([1, 3]),
+        drop=chance.choice([0.0, 0.0, 0.02, 0.1]),
+        repeat=chance.choice([0.0, 0.05]),
+        late=chance.choice([0.0, 0.02]),
+        late_s=chance.choice([3.0, 30.0, 150.0]),
+        deaf=chance.choice([0.0, 0.5, 1.0]),
+    )
+    return plan
+
+
+def _draw_mix(chance: random.Random, pace: Pace) -> ChunkMix:
+    mix = ChunkMix(
+        keys=chance.choice([KEYS_OF_CHUNKS, KEYS_OF_CHUNKS[:3]]),
+        think_s=chance.choice([0.2, 1.0, 10.0, 60.0]),
+        faithful=chance.choice([0.2, 0.9]),
+        sizes=Sizes(
+            blocks_max=chance.choice([3, 6, 12]),
+            shared=chance.choice([0.0, 0.5, 0.9]),
+            slow=chance.choice([0.0, 0.0, 0.2]),
+            slow_s=chance.choice([0.3, 1.5]) * pace.grace_s,
+        ),
+    )
+    favourite = chance.choice([None, None, *mix.weights])
+    if favourite is not None:
+        mix.weights[favourite] *= 3
+    return mix
