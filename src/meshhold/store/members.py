@@ -1,15 +1,16 @@
 """Who belongs to a vault, and in which role: add, remove, rotate the keys. Knows no link and no objects.
 
 A trusted member may be one of those that keep the vault's index: so whoever comes may become one, and whoever goes is
-replaced first.
+replaced first. Any member may keep chunks that others lack: so whoever goes is marked as leaving, and is a member until
+repair has moved all of them away.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -18,8 +19,10 @@ from meshhold.crypto.random import new_secret
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError, UnavailableError
 from meshhold.model.configuration import Mode
-from meshhold.model.ids import NodeId
+from meshhold.model.ids import NodeId, VaultId
 from meshhold.registry.record import Kind, Record
+from meshhold.replication.holders import View
+from meshhold.replication.survey_wire import Witness
 from meshhold.store.directory import TRUSTED, UNTRUSTED, Bucket, Directory
 from meshhold.store.index_replicas import IndexReplicas, IndexView
 from meshhold.store.nodes import Nodes
@@ -31,27 +34,65 @@ ADD_S: Final = 10.0
 AUTO: Final = "auto"
 CHANGE_S: Final = 30.0
 """So long for what he asked for by name."""
+LOOK_EVERY_S: Final = 2.0
+LOOKS_EMPTY: Final = 2
+"""So many looks in a row find nothing left: a write that began before others heard of it may still have come."""
+SILENCES_MAX: Final = 15
+"""So many looks in a row a member that leaves may not answer: a restart and a link that is made anew."""
+Progress = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def _unwatched(_: dict[str, Any]) -> None:
+    """Nobody watches."""
+
+
+class Fellows(Protocol):
+    """The members of vaults; see `replication.fellowship`."""
+
+    def view(self, vault: VaultId) -> View | None:
+        """Return who keeps a vault's chunks, or None if this node is no member."""
+
+    def witness_of(self, node: NodeId) -> Witness:
+        """Return whoever tells of a node's chunks, this one's too."""
+
+    def repair_soon(self, vault: VaultId, /) -> None:
+        """Let repair look at a vault now."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberView:
-    """One member of a vault as people see it; `reliable` counts towards the replication factor."""
+    """One member of a vault as people see it; `reliable` counts towards the replication factor.
+
+    `leaving`: it is a member until what it keeps has been moved away.
+    """
 
     node_id: str
     name: str
     role: str
     zone: str
     reliable: bool
+    leaving: bool = False
 
 
 class Members:
-    """Members of the vaults that this node is trusted in. Resources: borrows its collaborators."""
+    """Members of the vaults that this node is trusted in.
 
-    def __init__(self, directory: Directory, vaults: Vaults, nodes: Nodes, index_replicas: IndexReplicas) -> None:
+    `fellows` tells what members keep; without it nobody is waited for. Resources: borrows its collaborators.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        vaults: Vaults,
+        nodes: Nodes,
+        index_replicas: IndexReplicas,
+        fellows: Fellows | None = None,
+    ) -> None:
         self._directory = directory
         self._vaults = vaults
         self._nodes = nodes
         self._index = index_replicas
+        self._fellows = fellows
         self._changes = trio.Lock()
 
     def views(self, vault: str) -> list[MemberView]:
@@ -67,6 +108,7 @@ class Members:
                     role=record.public["role"],
                     zone=facts.zone if facts else "",
                     reliable=facts.reliable if facts else False,
+                    leaving=_is_leaving(record),
                 )
             )
         return sorted(found, key=lambda view: (view.name, view.node_id))
@@ -75,6 +117,7 @@ class Members:
         """Let a node hold the vault: a trusted one gets its secrets, an untrusted one only ciphertext.
 
         A trusted one may become an index replica; where that takes long, or it does not answer, it goes on by itself.
+        One that is leaving stays a member by that.
         Errors: `ConflictError` if it is a member in this role already. Making a trusted member untrusted takes
         `remove` first, which rotates the keys.
         """
@@ -83,9 +126,9 @@ class Members:
             facts = self._nodes.find(node)
             role = TRUSTED if trusted else UNTRUSTED
             known = self._directory.registry.get(Kind.MEMBER, f"{bucket.id}/{facts.id}")
-            if known is not None and known.public["role"] == role:
+            if known is not None and known.public["role"] == role and not _is_leaving(known):
                 raise ConflictError(f"{facts.name} is a {role} member of vault {bucket.name!r} already")
-            if known is not None and known.public["role"] == TRUSTED:
+            if known is not None and known.public["role"] == TRUSTED and role != TRUSTED:
                 raise ConflictError(
                     f"{facts.name} is a trusted member of vault {bucket.name!r}",
                     "remove it first: that rotates the keys",
@@ -100,27 +143,103 @@ class Members:
                 _LOG.warning("the index replicas of vault %s stay as they are for now: %s", bucket.name, error)
         return next(view for view in self.views(vault) if view.node_id == facts.id)
 
-    async def remove(self, vault: str, node: str, *, gone: bool = False) -> None:
+    async def remove(self, vault: str, node: str, *, gone: bool = False, progress: Progress = _unwatched) -> int:
         """End a membership. After a trusted member the keys are rotated: it cannot open what is written from now on.
 
-        One that keeps the index is replaced first. `gone`: the machine is lost for good and never comes back with its
-        data; then the other one of two index replicas, this node, goes on alone.
+        First it is marked as leaving, one that keeps the index is replaced, and what it keeps is waited for to be moved
+        away; a caller that stops waiting leaves it leaving, and the next call goes on. `gone`: the machine is lost for
+        good and never comes back with its data; then nothing is waited for, and the other one of two index replicas,
+        this node, goes on alone. Returns how many chunks lost a copy by that, about, until repair has made others.
         Errors: `NotFoundError`; `ConflictError` for the last trusted member, or if this node cannot go on alone;
-        `UnavailableError` while the index cannot be taken from it, or is still being moved: nothing was removed then.
+        `UnavailableError` while the index cannot be taken from it or is still being moved, or if it
+        does not answer: it is a member yet.
         """
         async with self._changes:
             bucket = self._vaults.find(vault)
             member = self._named(bucket, node)
-            others = [r for r in self._trusted(bucket) if r.key != member.key]
-            if not others:
-                raise ConflictError(
-                    f"it is the last trusted member of vault {bucket.name!r}",
-                    "add another one first, or delete the vault",
-                )
-            await self._take_index_from(bucket, NodeId(member.key.split("/", 1)[1]), gone=gone)
+            name = NodeId(member.key.split("/", 1)[1])
+            self._others(bucket, member)
+            fellows = None if gone else self._who_tells(bucket, name)
+            if fellows is not None and not _is_leaving(member):
+                await self._directory.write(self._leaving(bucket, member))
+            await self._take_index_from(bucket, name, gone=gone)
+        if fellows is not None:
+            fellows.repair_soon(bucket.id)
+            await self._wait_until_empty(fellows.witness_of(name), bucket, name, progress)
+        async with self._changes:
+            bucket = self._vaults.find(bucket.id)
+            member = self._named(bucket, name)
+            if fellows is not None and not _is_leaving(member):
+                raise ConflictError(f"{self._nodes.name_of(name)} was added again meanwhile", "remove it once more")
+            others = self._others(bucket, member)
+            short = await self._kept_by(bucket, name) if gone else 0
             deletion = self._directory.vault_deletion(bucket.keys, Kind.MEMBER, member.key)
             rotated = self._rotated(bucket, others) if member.public["role"] == TRUSTED else []
             await self._directory.write(*rotated, deletion)
+        if self._fellows is not None:
+            self._fellows.repair_soon(bucket.id)
+        return short
+
+    def _others(self, bucket: Bucket, member: Record) -> list[Record]:
+        """Return the other trusted members. Errors: `ConflictError` if there is none."""
+        others = [r for r in self._trusted(bucket) if r.key != member.key]
+        if not others:
+            raise ConflictError(
+                f"it is the last trusted member of vault {bucket.name!r}",
+                "add another one first, or delete the vault",
+            )
+        return others
+
+    # -- what it keeps ------------------------------------------------------------------------------------------------
+
+    def _who_tells(self, bucket: Bucket, node: NodeId) -> Fellows | None:
+        """Return whoever can ask a member what it keeps, or None: one that is banned keeps nothing that counts."""
+        view = None if self._fellows is None else self._fellows.view(bucket.id)
+        asked = view is not None and node in view.members and not self._nodes.is_banned(node)
+        return self._fellows if asked else None
+
+    def _leaving(self, bucket: Bucket, member: Record) -> Record:
+        public = {**member.public, "leaving": True}
+        return self._directory.vault_record(bucket.keys, Kind.MEMBER, member.key, public=public, private={})
+
+    async def _wait_until_empty(self, witness: Witness, bucket: Bucket, node: NodeId, progress: Progress) -> None:
+        """Return when nothing is left of a vault on a member. Errors: `UnavailableError` if it does not tell."""
+        name = self._nodes.name_of(node)
+        empty = silences = 0
+        while empty < LOOKS_EMPTY:
+            if empty or silences:
+                await trio.sleep(LOOK_EVERY_S)
+            try:
+                stock = await witness.stock(bucket.id)
+            except FatalError:
+                raise
+            except MeshHoldError as error:
+                silences += 1
+                if silences < SILENCES_MAX:
+                    continue
+                raise UnavailableError(
+                    f"{name} does not tell what it keeps of vault {bucket.name!r}: {error.message}; it is leaving, and "
+                    "others take nothing from it while it is away",
+                    "start it and run this again; if it will never come back with its data, use --gone",
+                ) from error
+            silences = 0
+            if not stock.chunks:
+                empty += 1
+                continue
+            empty = 0
+            await progress({"leaving": name, "chunks": stock.chunks, "bytes": stock.bytes})
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def _kept_by(self, bucket: Bucket, node: NodeId) -> int:
+        """Return of how many chunks a member was to keep a copy, as far as this node's own chunks tell."""
+        view = None if self._fellows is None else self._fellows.view(bucket.id)
+        if self._fellows is None or view is None:
+            return 0
+        me = self._directory.identity.node_id
+        partitions = [view.holders_in(partition) for partition in range(view.ring.partitions)]
+        mine, its = (sum(each in holders for holders in partitions) for each in (me, node))
+        stock = await self._fellows.witness_of(me).stock(bucket.id)
+        return round(stock.chunks * its / mine) if mine else 0
 
     async def rotate(self, vault: str) -> int:
         """Give the vault's keys a new epoch, known to its present trusted members only; return the epoch."""
@@ -182,10 +301,19 @@ class Members:
         secrets = dict(bucket.keys.secrets)
         first = secrets.pop(1)
         keys = VaultKeys(first, {**secrets, bucket.keys.epoch + 1: new_secret()})
-        return [self._record(keys, NodeId(record.key.split("/", 1)[1]), TRUSTED) for record in members]
+        return [
+            self._record(keys, NodeId(record.key.split("/", 1)[1]), TRUSTED, leaving=_is_leaving(record))
+            for record in members
+        ]
 
-    def _record(self, keys: VaultKeys, node: NodeId, role: str) -> Record:
+    def _record(self, keys: VaultKeys, node: NodeId, role: str, *, leaving: bool = False) -> Record:
         public: dict[str, object] = {"role": role}
+        if leaving:
+            public["leaving"] = True
         if role == TRUSTED:
             public["secrets"] = [[epoch, seal_to(node, secret)] for epoch, secret in sorted(keys.secrets.items())]
         return self._directory.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=public, private={})
+
+
+def _is_leaving(record: Record) -> bool:
+    return record.public.get("leaving") is True
