@@ -6,7 +6,7 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test faults mesh jepsen sim check clients bench format clean
+.PHONY: help run install dev test faults mesh jepsen chunks sim check clients bench format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,7 +40,8 @@ faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB i
 
 mesh: $(VENV)/.dev ## Run the long tests of real meshes: five daemons, partitions, routers (as root)
 	@.ci/need ip:iproute2 nft:nftables tshark:tshark
-	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP --ignore-glob='*/test_consistency_*'
+	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP --ignore-glob='*/test_consistency_*' \
+		--ignore-glob='*/test_chunks_*'
 
 # Runs of each scenario, and seconds of clients' work in each; SCENARIOS= plays some of them only.
 RUNS ?= 5
@@ -52,6 +53,13 @@ jepsen: $(VENV)/.dev ## Break three and five real nodes while clients work, and 
 	@$(BIN)/python -m tests.cluster.consistency_run --runs $(RUNS) --seconds $(SECONDS) \
 		$(if $(SCENARIOS),--scenarios $(SCENARIOS))
 	@$(BIN)/python -m pytest -m slow tests/cluster/test_consistency_*.py -v -rsP
+
+# Further words for pytest, such as -k crawls; MESHHOLD_SEED, MESHHOLD_SECONDS and MESHHOLD_KILLS change the runs.
+ONLY ?=
+
+chunks: $(VENV)/.dev ## Break nodes that keep chunks, fill, slow and lose their disks, drain them (as root)
+	@.ci/need ip:iproute2 nft:nftables tc:iproute2
+	@$(BIN)/python -m pytest -m slow tests/cluster/test_chunks_*.py -v -rsP $(ONLY)
 
 # Seeds of the index simulation. Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.cluster.chunks_clients import Load
 from tests.cluster.chunks_cluster import RESTORED_S, ChunkCluster, ChunkNode, is_sound
 from tests.cluster.meshes import wait_until
 from tests.cluster.namespaces import Host, Network
@@ -133,6 +134,21 @@ def wait_repaired(cluster: ChunkCluster, patience_s: float = RESTORED_S) -> floa
         )
 
     return wait_until(is_repaired, patience_s, "every chunk has its sound copies")
+
+
+def cut_while_uploading(cluster: ChunkCluster, rng: random.Random, name: str, sizes: tuple[int, ...]) -> int:
+    """Let each node's client upload until the power of all nodes is cut; start them; return what was acknowledged."""
+    clients = cluster.clients()
+    with Load(clients, rng.randrange(10**9), name=name, readers=0, sizes=sizes, pause_s=0.0) as load:
+        load.wait_more(rng.randint(0, 3))
+        load.stop.wait(rng.uniform(0, 0.5))  # the moment of the cut, not a wait for something
+        cluster.cut_power()
+        load.stop.set()
+    done = load.done("put") + load.done("complete")
+    cluster.heal()
+    cluster.wait_serving()
+    cluster.read_back([key for key in cluster.journal.names() if not key.startswith(name)])
+    return done
 
 
 # -- slow machines -------------------------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ from collections.abc import Iterator
 import pytest
 from tests.cluster.chunks_clients import Load, told
 from tests.cluster.chunks_cluster import BUCKET, ChunkCluster, open_chunk_cluster, shown
-from tests.cluster.chunks_faults import DAMAGES, damage, kill_for_a_while, striking, wait_repaired, wipe_chunks
+from tests.cluster.chunks_faults import (
+    DAMAGES,
+    cut_while_uploading,
+    damage,
+    kill_for_a_while,
+    striking,
+    wait_repaired,
+    wipe_chunks,
+)
 from tests.cluster.consistency_cluster import open_folder
 from tests.cluster.meshes import wait_until
 from tests.faults.node_journal import ABSENT
@@ -83,21 +91,6 @@ def test_power_cuts_in_the_middle_of_uploads_lose_nothing(cluster: ChunkCluster)
     for number in range(KILLS):
         cut_while_uploading(cluster, random.Random(f"{SEED} {number}"), f"cut{number}", (MIB, 3 * MIB))
     cluster.assert_whole()
-
-
-def cut_while_uploading(cluster: ChunkCluster, rng: random.Random, name: str, sizes: tuple[int, ...]) -> int:
-    """Let each node's client upload until the power of all nodes is cut; start them; return what was acknowledged."""
-    clients = cluster.clients()
-    with Load(clients, rng.randrange(10**9), name=name, readers=0, sizes=sizes, pause_s=0.0) as load:
-        load.wait_more(rng.randint(0, 3))
-        load.stop.wait(rng.uniform(0, 0.5))  # the moment of the cut, not a wait for something
-        cluster.cut_power()
-        load.stop.set()
-    done = load.done("put") + load.done("complete")
-    cluster.heal()
-    cluster.wait_serving()
-    cluster.read_back([key for key in cluster.journal.names() if not key.startswith(name)])
-    return done
 
 
 def test_an_untrusted_node_learns_nothing_and_has_no_say(cluster: ChunkCluster) -> None:
