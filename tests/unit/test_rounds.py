@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 import trio
@@ -165,6 +166,38 @@ class TestRounds:
         found = await lab["a"].registers.scan(VAULT, Space.OBJECTS, b"", b"", 10)
         assert [(key, text_of(entry)) for key, entry in found] == [(b"k", "v" * 9)]
         assert await lab["d"].registers.scan(VAULT, Space.OBJECTS, b"k", b"", 10) == []
+
+    @pytest.mark.parametrize("space", ["listing", "scan"])
+    async def test_rows_of_a_base_that_fails_between_two_pages_are_not_taken_for_confirmed(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, space: str
+    ) -> None:
+        lab.isolate("a")
+        await lab["b"].put("k1", "one")
+        lab.heal()
+        for key in ("k2", "k3"):
+            await lab["b"].put(key, "all")
+        replica, reader = lab["a"].replica, lab["a"].registers
+        asked = 0
+
+        async def page_once(*arguments: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return Absent("its disk is gone") if asked > 1 else await genuine(*arguments)
+
+        if space == "scan":
+            genuine = cast("Callable[..., Awaitable[Any]]", replica.scan_page)
+            monkeypatch.setattr(replica, "scan_page", page_once)
+            found = [key for key, _ in await reader.scan(VAULT, Space.OBJECTS, b"", b"", 5)]
+        else:
+            genuine = cast("Callable[..., Awaitable[Any]]", replica.list_page)
+            monkeypatch.setattr(replica, "list_page", page_once)
+            reading, found, is_settled = reader.open_reading(VAULT), [], False
+            while not is_settled:
+                first = await reading.rows(b"", b"", 1)
+                found = [row.key for row in [*first, *await reading.rows(first[-1].key, b"", 5)]]
+                is_settled = await reading.settle()
+        assert asked > 1, "its base failed where it was to go on"
+        assert found == [b"k1", b"k2", b"k3"]
 
     async def test_an_old_epoch_is_refused_and_the_new_one_learned(self, lab: Lab) -> None:
         await lab["a"].put("k", "one")

@@ -59,6 +59,7 @@ class RangeReading(ABC, Generic[_Row]):
         self._vault = vault
         self._read_one = read_one
         self._failing_since_s: float | None = None
+        self._is_torn = False
         self._base: NodeId | None = None
         self._pages: dict[tuple[bytes, bytes, int], _Page[_Row]] = {}
         self._open: list[_Page[_Row]] = []
@@ -83,6 +84,9 @@ class RangeReading(ABC, Generic[_Row]):
 
         Errors: `NoMajorityError` naming who is missing.
         """
+        if self._is_torn:  # rows of a base that is forgotten by now were handed out, and can be confirmed no more
+            self._is_torn = False
+            return False
         pages, self._open = self._open, []
         if not pages:
             return True
@@ -127,6 +131,7 @@ class RangeReading(ABC, Generic[_Row]):
                     self._pages[name] = page
                     self._open.append(page)
                     return page
+            self._is_torn |= bool(self._pages)
             await self._begin_anew(
                 NoMajorityError(
                     f"no replica of the index of vault {short_id(self._vault)} answers",
