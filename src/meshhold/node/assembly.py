@@ -25,21 +25,29 @@ from meshhold.crypto.random import new_salt
 from meshhold.index.sqlite import open_index
 from meshhold.model.ids import short_id
 from meshhold.model.stamp import Clock
+from meshhold.node.chunk_keeping import ChunkKeeping, ChunkSurroundings
 from meshhold.node.identity_file import load_identity
 from meshhold.node.index_keeping import IndexKeeping, Surroundings
-from meshhold.node.index_replicas import founded_here, is_trusted_member, told_configuration
+from meshhold.node.index_replicas import (
+    founded_here,
+    goes_alone,
+    is_trusted_member,
+    keeps_index,
+    known_epoch,
+    told_configuration,
+)
 from meshhold.node.mesh import Mesh
-from meshhold.replication.collector import Collector
+from meshhold.node.vault_keepers import VaultKeepers
+from meshhold.replication.collector import Collector, Company
 from meshhold.replication.index_room import IndexRoom
-from meshhold.replication.reader import ChunkReader
 from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.seats import Seats
-from meshhold.replication.writer import ChunkWriter
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
 from meshhold.store.care import Care
 from meshhold.store.conflicts import Conflicts
 from meshhold.store.directory import Directory
+from meshhold.store.drains import Drains
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
 from meshhold.store.listing import Listing
@@ -47,12 +55,15 @@ from meshhold.store.members import Members
 from meshhold.store.nodes import Nodes
 from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
+from meshhold.store.repairs import Repairs
+from meshhold.store.rings import Rings
 from meshhold.store.roll_call import RollCall
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
 from meshhold.store.whereabouts import Whereabouts
 
 COMMIT_THREADS: Final = 2  # one commits, one moves the log into the file
+PEER_THREADS: Final = 4  # disk work for peers and for repair
 STORAGE_THREADS: Final = 8  # disk and hashing work at once: more threads only queue for two cores and one disk
 COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still alive
 
@@ -75,6 +86,10 @@ class Node:
     mesh: Mesh
     door: Door
     keeping: IndexKeeping
+    chunk_keeping: ChunkKeeping
+    rings: Rings
+    drains: Drains
+    repairs: Repairs
     chunks: ChunkStore
     started_s: float
     s3_addr: str = ""
@@ -119,7 +134,7 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
     data_dir: Path = config.node.data_dir
     identity = load_identity(data_dir / "identity")
     async with (
-        open_threads(STORAGE_THREADS, COMMIT_THREADS) as (run_blocking, run_commits),
+        open_threads(STORAGE_THREADS, COMMIT_THREADS, PEER_THREADS) as (run_blocking, run_commits, run_for_others),
         open_index(data_dir / "index.db", run_blocking=run_commits) as index,
     ):
         chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
@@ -130,7 +145,9 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
         seats = Seats(identity.node_id, index, partial(told_configuration, keeper.registry))
         await seats.found_earlier(founded_here(keeper.registry, identity.node_id))
         nodes = Nodes(identity, directory, keeper)
-        mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms, disk_bytes=chunks.usage().total)
+        disk_bytes = chunks.usage().total
+        mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms, disk_bytes=disk_bytes)
+        chance = random.Random(os.urandom(16))  # noqa: S311 - spreads retries, guards nothing
         around = Surroundings(
             peers=mesh.reach,
             linked=mesh.reach.linked,
@@ -138,13 +155,28 @@ async def open_node(config: Config) -> AsyncIterator[Node]:
             may_ask=partial(is_trusted_member, keeper.registry),
             name_of=nodes.name_of,
             publish=directory.publish,
-            chance=random.Random(os.urandom(16)),  # noqa: S311 - spreads retries, guards nothing
+            chance=chance,
         )
         keeping = IndexKeeping(
             index, seats, clock, now_ms, around, stamp_node=identity.stamp_node, check_room=room.check
         )
         mesh.serve(keeping.register, keeping.sync.greet)
-        yield _assemble(config, identity, keeper, directory, nodes, mesh, keeping, chunks, clock, run_blocking)
+        around_chunks = ChunkSurroundings(
+            keepers=VaultKeepers(keeper.registry, nodes, mesh.reach, identity.node_id, lambda: disk_bytes),
+            reach=mesh.reach,
+            is_trusted=partial(is_trusted_member, keeper.registry),
+            is_alone_allowed=partial(goes_alone, seats),
+            keeps_index=partial(keeps_index, seats),
+            index_epoch=partial(known_epoch, seats),
+            name_of=nodes.name_of,
+            chance=chance,
+        )
+        chunk_keeping = ChunkKeeping(chunks, identity.node_id, around_chunks, run_blocking, run_for_others)
+        mesh.serve(chunk_keeping.register, chunk_keeping.greet)
+        keeper.follow(chunk_keeping.hear)
+        yield _assemble(
+            config, identity, keeper, directory, nodes, mesh, keeping, chunk_keeping, chunks, clock, run_blocking
+        )
 
 
 def _free_bytes(folder: Path) -> int:
@@ -161,21 +193,29 @@ def _assemble(
     nodes: Nodes,
     mesh: Mesh,
     keeping: IndexKeeping,
+    chunk_keeping: ChunkKeeping,
     chunks: ChunkStore,
     clock: Clock,
     run_blocking: RunBlocking,
 ) -> Node:
     registers = keeping.registers
-    writer = ChunkWriter(chunks, run_blocking)
-    reader = ChunkReader(chunks, run_blocking)
+    writer, reader, fellowship = chunk_keeping.writer, chunk_keeping.reader, chunk_keeping.fellowship
     gates = Gates()
     vaults = Vaults(directory, registers, chunks, run_blocking, gates)
     access = Access(directory, vaults)
     other_taker = Whereabouts(directory, nodes.name_of).other_taker
-    renewal = Renewal(chunks, reader, run_blocking)
+    renewal = Renewal(chunks, reader, run_blocking, copies=chunk_keeping.copies)
     objects = Objects(registers, writer, reader, renewal, gates, now_ms, other_taker=other_taker)
     uploads = Uploads(registers, writer, objects, clock, now_ms)
-    collector = Collector(registers, chunks, reader, writer, run_blocking)
+    collector = Collector(
+        registers,
+        chunks,
+        reader,
+        writer,
+        run_blocking,
+        obeying=chunk_keeping.obeying,
+        company=Company(chunk_keeping.holders, chunk_keeping.holder_of),
+    )
     care = Care(
         directory,
         vaults,
@@ -188,9 +228,23 @@ def _assemble(
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
         other_taker=other_taker,
+        fellows=fellowship,
+        own=chunk_keeping.witness,
+        name_of=nodes.name_of,
     )
     roll_call = RollCall(nodes, registers.replica)
     index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)
+    drains = Drains(
+        directory,
+        nodes,
+        fellowship,
+        index_replicas,
+        mesh.reach,
+        vaults=chunk_keeping.vaults,
+        waiting=chunk_keeping.waiting,
+        is_member=chunk_keeping.is_member,
+    )
+    mesh.serve(drains.register, lambda _peer: None)
     settings = Settings(region=config.s3.region, put_size_max=config.s3.max_put_bytes)
     door = Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms)
     return Node(
@@ -203,11 +257,15 @@ def _assemble(
         care=care,
         conflicts=Conflicts(vaults, registers, objects),
         uploads=uploads,
-        members=Members(directory, vaults, nodes, index_replicas),
+        members=Members(directory, vaults, nodes, index_replicas, fellowship),
+        rings=Rings(directory, vaults, nodes, fellowship, run_blocking, chunk_keeping.rate),
+        drains=drains,
+        repairs=Repairs(directory, vaults, fellowship, chunk_keeping.repair, nodes.name_of),
         index_replicas=index_replicas,
         mesh=mesh,
         door=door,
         keeping=keeping,
+        chunk_keeping=chunk_keeping,
         chunks=chunks,
         started_s=time.time(),
     )

@@ -55,7 +55,7 @@ START_S: Final = 10.0  # how long `invite` and `join` wait for the mesh to liste
 AGAIN_S: Final = 15.0  # until the next try of a mesh that could not begin
 SAVE_EVERY_S: Final = 5.0  # the roster on disk is a hint where to call: a few seconds old is as good
 _FACTS: Final = "node facts"
-_SETTABLE: Final = ("name", "zone", "capacity", "reliable", "draining")
+_SETTABLE: Final = ("name", "zone", "capacity", "reliable")
 _SWARM_RECORD: Final = "key"
 
 

@@ -83,12 +83,22 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
             if config.s3.enabled:
                 await _open_s3(node, stop, doors)
             dispatch = make_dispatch(
-                node.vaults, node.access, node.care, node.status, node.mesh, node.members, node.conflicts
+                node.vaults,
+                node.access,
+                node.care,
+                node.status,
+                node.mesh,
+                node.members,
+                node.conflicts,
+                rings=node.rings,
+                drains=node.drains,
+                repairs=node.repairs,
             )
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)
             background.start_soon(node.mesh.run)
             background.start_soon(node.keeping.run)
+            background.start_soon(node.chunk_keeping.run)
             background.start_soon(node.index_replicas.run)
             gc.collect()
             gc.freeze()  # what start-up made lives until the end: no later collection needs to walk it

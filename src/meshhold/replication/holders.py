@@ -125,6 +125,10 @@ class Holders:
             self._views[vault] = self._look(vault)
         return self._views[vault]
 
+    def known(self) -> list[VaultId]:
+        """Return the vaults that somebody asked about."""
+        return list(self._views)
+
     def is_live(self, node: NodeId) -> bool:
         """Tell whether a node can be asked right now."""
         return node == self.me or self._facts.is_live(node)
@@ -135,7 +139,7 @@ class Holders:
 
     def refresh(self, vaults: Iterable[VaultId] | None = None) -> None:
         """Look at the facts again: records have changed, or time has passed."""
-        for vault in list(self._views) if vaults is None else vaults:
+        for vault in dict.fromkeys(self._views if vaults is None else vaults):
             before, after = self._views.get(vault), self._look(vault)
             self._views[vault] = after
             if (before and before.version) != (after and after.version):

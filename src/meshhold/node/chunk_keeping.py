@@ -1,0 +1,187 @@
+"""This node's part in keeping chunks with others: who keeps what, copies, repair, answers. Decides no behaviour."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, NoReturn
+
+import trio
+
+from meshhold.blocking import RunBlocking
+from meshhold.chunkstore.contract import ChunkStore
+from meshhold.model.ids import NodeId, VaultId
+from meshhold.node.reach import Reach
+from meshhold.node.vault_keepers import VaultKeepers
+from meshhold.peering.dispatch import Dispatch
+from meshhold.registry.record import Kind, Record
+from meshhold.replication.chunk_service import ChunkService
+from meshhold.replication.clock_watch import ClockWatch
+from meshhold.replication.copies import Copies
+from meshhold.replication.fellowship import Fellowship
+from meshhold.replication.holder_contract import Holder
+from meshhold.replication.holders import Holders
+from meshhold.replication.inventory import Inventory
+from meshhold.replication.leases import Leases
+from meshhold.replication.obeying import Obeying
+from meshhold.replication.reader import ChunkReader
+from meshhold.replication.remote_chunks import RemoteChunks
+from meshhold.replication.repair import Repair
+from meshhold.replication.survey import OwnWitness
+from meshhold.replication.survey_wire import SurveyService
+from meshhold.replication.throttle import Throttle
+from meshhold.replication.transfers import BYTES_PER_S
+from meshhold.replication.writer import ChunkWriter
+
+LOOK_S: Final = 5.0
+"""Absence is counted in minutes: so often this node looks who is away."""
+_TOLD_BY: Final = frozenset({Kind.NODE, Kind.VAULT, Kind.MEMBER, Kind.BAN})
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSurroundings:
+    """What the keeping of chunks needs of the node around it.
+
+    `is_trusted` tells whether a node is a trusted member of a vault, `is_alone_allowed` whether one copy is enough
+    while the others are away, `keeps_index` whether this node keeps a vault's index, `index_epoch` which epoch of its
+    replicas this node has heard of; `name_of` gives names for messages to people.
+    """
+
+    keepers: VaultKeepers
+    reach: Reach
+    is_trusted: Callable[[VaultId, NodeId], bool]
+    is_alone_allowed: Callable[[VaultId], bool]
+    keeps_index: Callable[[VaultId], bool]
+    index_epoch: Callable[[VaultId], int]
+    name_of: Callable[[NodeId], str]
+    chance: random.Random
+
+
+class ChunkKeeping:
+    """All that keeps chunks, tied together.
+
+    `run_blocking` is for this node's own requests, `run_for_others` for repair and for what peers ask: a greedy one
+    does not crowd out the apps. Resources: borrows the store and its surroundings.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        me: NodeId,
+        around: ChunkSurroundings,
+        run_blocking: RunBlocking,
+        run_for_others: RunBlocking,
+    ) -> None:
+        self._keepers = around.keepers
+        self.holders = Holders(around.keepers, me, changed=self._changed)
+        self.leases = Leases(self._view_version)
+        self.inventory = Inventory(chunks, run_for_others, self._view_version)
+        self.obeying = Obeying(
+            chunks,
+            run_for_others,
+            watch=ClockWatch(),
+            oldest_start_s=lambda: self.writer.oldest_start_s,
+            epoch_known=around.index_epoch,
+        )
+        self._service = ChunkService(
+            chunks,
+            run_for_others,
+            around.keepers.is_member,
+            around.is_trusted,
+            self.inventory,
+            self.leases,
+            self.obeying,
+        )
+        remote = cache(lambda node: RemoteChunks(around.reach, node))  # each bounds what is on its way to its node
+
+        def holder_of(node: NodeId) -> Holder:
+            return self._service.local if node == me else remote(node)
+
+        self.holder_of = holder_of
+        self.repair = Repair(
+            self.holders,
+            chunks,
+            run_for_others,
+            holder_of,
+            self.inventory,
+            self.leases,
+            Throttle(BYTES_PER_S, self._is_busy),
+            vaults=around.keepers.vaults,
+            chance=around.chance,
+            now_s=time.time,
+        )
+        self.copies = Copies(
+            self.holders,
+            chunks,
+            run_blocking,
+            holder_of,
+            name_of=around.name_of,
+            is_alone_allowed=around.is_alone_allowed,
+            fell_short=self.repair.soon,
+            damaged=lambda vault, _chunk: self.repair.soon(vault),
+        )
+        self.writer = ChunkWriter(chunks, run_blocking, copies=self.copies)
+        self.reader = ChunkReader(chunks, run_blocking, copies=self.copies)
+        self.witness = OwnWitness(chunks, run_for_others, around.keeps_index, on_damage=self.repair.soon)
+        self.fellowship = Fellowship(self.holders, around.reach, self.witness, holder_of, self.repair.soon)
+        self._surveys = SurveyService(self.witness, around.keepers.is_member)
+
+    def vaults(self) -> list[VaultId]:
+        """Return the vaults that this node is a member of."""
+        return self._keepers.vaults()
+
+    def is_member(self, vault: VaultId, node: NodeId) -> bool:
+        """Tell whether a node is a member of a vault."""
+        return self._keepers.is_member(vault, node)
+
+    def waiting(self, vault: VaultId) -> str:
+        """Tell what repair of a vault waits for, `""` for nothing."""
+        progress = self.repair.progress().get(vault)
+        return "" if progress is None else progress.waiting
+
+    def rate(self, vault: VaultId) -> float:
+        """Return how many bytes per second repair of a vault has moved of late."""
+        progress = self.repair.progress().get(vault)
+        return 0.0 if progress is None else progress.rate.per_s(trio.current_time())
+
+    def register(self, dispatch: Dispatch) -> None:
+        """Answer what other nodes ask about this one's chunks."""
+        self._service.register(dispatch)
+        self._surveys.register(dispatch)
+
+    def greet(self, peer: NodeId) -> None:
+        """Compare chunks with a peer to which a link has opened."""
+        self.repair.greet(peer)
+
+    def hear(self, records: Sequence[Record], _source: NodeId | None = None) -> None:
+        """Look again who is to keep what: these records are new."""
+        if any(record.kind in _TOLD_BY for record in records):
+            self._look()
+
+    async def run(self) -> NoReturn:
+        """Keep on, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for run in (self.copies.run, self.repair.run, self._watch_absences):
+                nursery.start_soon(run)
+        raise AssertionError("chunks are kept until cancelled")
+
+    async def _watch_absences(self) -> NoReturn:
+        while True:
+            self._look()
+            await trio.sleep(LOOK_S)
+
+    def _look(self) -> None:
+        self.holders.refresh([*self.holders.known(), *self._keepers.vaults()])
+
+    def _changed(self, vault: VaultId) -> None:
+        self.repair.soon(vault)
+
+    def _view_version(self, vault: VaultId) -> str | None:
+        view = self.holders.view(vault)
+        return None if view is None else view.version
+
+    def _is_busy(self) -> bool:
+        return self.writer.oldest_start_s != float("inf")
