@@ -150,7 +150,7 @@ class TooFewNodesError(UnavailableError):
 
 
 class ContentElsewhereError(UnavailableError):
-    """The object is whole, and its content is on another machine, from which this version cannot fetch it."""
+    """A part of the content is on no machine that answers, and may be on one that cannot be asked now."""
 
 
 class ReplicaRefusedError(UnavailableError):

@@ -23,6 +23,7 @@ from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.placement.ring import Ring, RingMember
 from meshhold.replication.copies import Copies
 from meshhold.replication.holders import Holders, Keeper
+from meshhold.replication.tasks import open_tasks
 
 VAULT = VaultId("v" * 32)
 ME = NodeId("me")
@@ -181,7 +182,7 @@ class Lab:
 @asynccontextmanager
 async def running(lab: Lab) -> AsyncIterator[Lab]:
     """Let the lab's copies run."""
-    async with trio.open_nursery() as nursery:
+    async with open_tasks() as nursery:
         nursery.start_soon(lab.copies.run)
         await trio.testing.wait_all_tasks_blocked()
         yield lab

@@ -3,7 +3,10 @@
 # ruff: noqa: ARG001 - pytest-trio finds the clock among the arguments only
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import trio
@@ -26,6 +29,7 @@ from meshhold.replication.byte_budget import ByteBudget
 from meshhold.replication.paces import PATIENCE_UNKNOWN_S
 
 MIB = 1 << 20
+READ_MOODS = ("fine", "away", "broken", "stuck", "liar", "rotten", "bare")
 MOODS = ("fine", "away", "broken", "full", "slow", "stuck")
 
 
@@ -199,16 +203,80 @@ async def test_full_machines_are_named_as_full(autojump_clock: MockClock) -> Non
             await lab.copies.keep(VAULT, *lab.sealed())
 
 
-async def test_a_failed_sync_of_this_node_ends_the_write_as_what_it_is(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_a_failed_sync_of_this_node_ends_the_write_and_the_node(
+    autojump_clock: MockClock, *, is_awaited: bool
+) -> None:
+    """Also where the write was given up before, or safe without it."""
     lab = Lab(2)
+    told: list[str] = []
 
-    def put(*_: object) -> bool:
+    async def in_thread(function: Callable[..., Any], *_: object) -> Any:
+        assert function == lab.chunks.put
+        with trio.CancelScope(shield=True):
+            await trio.sleep(2)
         raise SyncFailedError("the disk lost a write")
 
-    lab.chunks.put = put  # type: ignore[method-assign,assignment] # a disk that fails
+    lab.copies._run_blocking = in_thread
+
+    async def write() -> None:
+        async with running(lab):
+            with trio.move_on_after(10 if is_awaited else 1):
+                try:
+                    await lab.copies.keep(VAULT, *lab.sealed())
+                except SyncFailedError as error:
+                    told.append(str(error))
+                    raise
+            await trio.sleep(10)
+
+    with pytest.raises(SyncFailedError):
+        await write()
+    assert bool(told) == is_awaited
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_goes_wrong_and_whoever_gives_up_nothing_is_left_behind(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """Many writes and reads, moods that change under way, cancellations at any moment."""
+    chance = random.Random(seed)
+    lab = Lab(5)
+    lab.copies._keeping.budget = ByteBudget(20_000)
+    lab.copies._fetching.budget = ByteBudget(5_000)
+    shelves = list(lab.shelves.values())
+
+    async def use(at: int) -> None:
+        await trio.sleep(chance.uniform(0, 20))
+        chunk, sealed = lab.sealed(size=1000 + 4 * at)
+        with trio.move_on_after(chance.choice([0.0, 0.01, 0.5, 3, 1000])):
+            try:
+                await lab.copies.keep(VAULT, chunk, sealed)
+            except (TooFewNodesError, StorageFullError):
+                return
+            assert len(lab.where(chunk)) >= 2
+            lab.chunks.drop_vault(VAULT)
+            try:
+                assert await lab.copies.fetch(VAULT, chunk, len(sealed)) == sealed
+            except (ContentElsewhereError, ChunkMissingError):
+                assert any(shelf.mood != "fine" for shelf in shelves) or lab.down
+
+    async def meddle() -> None:
+        while True:
+            await trio.sleep(chance.uniform(0, 3))
+            shelf = chance.choice(shelves)
+            lab.down.discard(shelf.node)
+            set_mood(lab, shelf, chance.choice([*MOODS, "fine", "fine", "liar"]))
+
     async with running(lab):
-        with pytest.raises(SyncFailedError):
-            await lab.copies.keep(VAULT, *lab.sealed())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(meddle)
+            async with trio.open_nursery() as users:
+                for at in range(60):
+                    users.start_soon(use, at)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(10 * STUCK_S)
+        assert lab.is_idle
+        assert all(shelf.busy == 0 for shelf in shelves)
 
 
 async def test_an_unreliable_writer_keeps_no_copy_of_its_own(autojump_clock: MockClock) -> None:
@@ -271,32 +339,29 @@ async def test_the_nearest_holder_is_asked_alone(autojump_clock: MockClock) -> N
     assert [node for node, shelf in lab.shelves.items() if shelf.asked] == [second]
 
 
-@pytest.mark.parametrize(
-    "moods", list(product(["fine", "away", "broken", "stuck", "liar", "rotten", "bare"], repeat=3))
-)
-async def test_what_comes_back_is_the_chunk_or_an_error_that_says_why(
-    autojump_clock: MockClock, moods: tuple[str, ...]
-) -> None:
-    lab = Lab(3, me_reliable=False)
-    chunk, sealed = lab.sealed()
-    for shelf, mood in zip(lab.shelves.values(), moods, strict=True):
-        set_mood(lab, shelf, mood)
-        if mood != "bare":
-            lab.give(chunk, sealed, shelf.node)
-    async with running(lab):
-        if "fine" in moods:
-            assert await fetch(lab, chunk) == sealed
-        elif {"away", "broken", "stuck"} & set(moods):
-            with pytest.raises(ContentElsewhereError) as caught:
-                await fetch(lab, chunk)
-            for shelf in lab.shelves.values():
-                named = f"machine {shelf.node}" in caught.value.message
-                assert named == (shelf.mood in {"away", "broken", "stuck"})
-        else:
-            with pytest.raises(ChunkMissingError):
-                await fetch(lab, chunk)
-        await trio.testing.wait_all_tasks_blocked()
-        assert lab.is_idle
+@pytest.mark.parametrize("first", READ_MOODS)
+async def test_what_comes_back_is_the_chunk_or_an_error_that_says_why(autojump_clock: MockClock, first: str) -> None:
+    for moods in product((first,), READ_MOODS, READ_MOODS):
+        lab = Lab(3, me_reliable=False)
+        chunk, sealed = lab.sealed()
+        for shelf, mood in zip(lab.shelves.values(), moods, strict=True):
+            set_mood(lab, shelf, mood)
+            if mood != "bare":
+                lab.give(chunk, sealed, shelf.node)
+        async with running(lab):
+            if "fine" in moods:
+                assert await fetch(lab, chunk) == sealed
+            elif {"away", "broken", "stuck"} & set(moods):
+                with pytest.raises(ContentElsewhereError) as caught:
+                    await fetch(lab, chunk)
+                for shelf in lab.shelves.values():
+                    named = f"machine {shelf.node}" in caught.value.message
+                    assert named == (shelf.mood in {"away", "broken", "stuck"}), moods
+            else:
+                with pytest.raises(ChunkMissingError):
+                    await fetch(lab, chunk)
+            await trio.testing.wait_all_tasks_blocked()
+            assert lab.is_idle, moods
 
 
 async def test_a_holder_that_takes_long_is_overtaken_within_bounds(autojump_clock: MockClock) -> None:

@@ -76,7 +76,7 @@ class Keeping:
         self.behind: dict[NodeId, int] = {}
 
     async def run(self) -> NoReturn:
-        """Carry chunks until cancelled. Errors: `FatalError` of this node's store that no write is left to tell of."""
+        """Carry chunks until cancelled. Errors: `FatalError` of this node's store."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -139,10 +139,9 @@ class Keeping:
                 self._paces.note(node, size, trio.current_time() - attempt.began_s)
             if attempt.scope.cancelled_caught:
                 self._paces.note_unfinished(node, size, trio.current_time() - attempt.began_s)
-        except FatalError as error:
-            if not job.is_awaited:
-                raise
+        except FatalError as error:  # the writer hears of it, if it still listens; the node stops in any case
             job.fatal = failure = error
+            raise
         except MeshHoldError as error:
             failure = error
             (self._paces.fill if is_full(error) else self._paces.fail)(node)

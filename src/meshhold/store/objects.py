@@ -263,7 +263,7 @@ class Objects:
         stop: int,
         digest: Callable[[bytes], None] | None = None,
     ) -> AsyncIterator[RangeSource]:
-        """Offer bytes `start` to `stop` of a version as a source for a writer; at most two chunks are in memory.
+        """Offer bytes `start` to `stop` of a version as a source for a writer, as `ChunkReader.copy` reads them.
 
         `digest` hashes them on the way; without it nothing does, since opened chunks are verified already.
         """
