@@ -77,7 +77,7 @@ class Refill:
             jobs = (partial(self._pull, work, chunk, want, mine) for chunk, want in wanted.items())
             await self._transfers.spread(jobs, nursery)
         for node, names in held.items():
-            lacking = [chunk for chunk in mine if chunk not in names]
+            lacking = sorted(mine - names.keys())
             for chunk in lacking:
                 work.progress.lacks(chunk)
             if lacking and node in work.full and work.agrees(node):
