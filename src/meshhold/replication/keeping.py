@@ -131,7 +131,7 @@ class Keeping:
 
     async def _attempt(self, job: _Job, node: NodeId, attempt: _Attempt) -> None:
         size = len(job.sealed)
-        failure: MeshHoldError = PeerUnreachableError("the transfer was given up")
+        failure: MeshHoldError | None = None
         try:
             with attempt.scope:
                 await self._put(node, job.vault, job.chunk, job.sealed)
@@ -147,7 +147,7 @@ class Keeping:
             (self._paces.fill if is_full(error) else self._paces.fail)(node)
         finally:
             if node not in job.tally.durable:
-                job.tally.fail(node, failure)
+                job.tally.fail(node, failure or PeerUnreachableError("the transfer was given up"))
             if attempt.is_behind:
                 self._catch_up(node, size)
             del job.running[node]

@@ -96,14 +96,16 @@ class Paces:
 
     def is_failing(self, node: NodeId) -> bool:
         """Tell whether the node failed, or had no room, so lately that it does not count as there."""
+        if node not in self._shunned_until and node not in self._full_until:  # as most nodes, most of the time
+            return False
         return self._shunned_until.get(node, 0.0) > trio.current_time() or self.is_full(node)
 
     def is_slow(self, node: NodeId) -> bool:
         """Tell whether the node was far slower than the fastest a while ago."""
         pace = self._s_per_byte.get(node)
-        if pace is None or node == self._me or trio.current_time() - self._measured_s[node] > SLOW_S:
+        if pace is None or node == self._me or pace * (BASE_BYTES + _CHUNK) <= SLOW_MIN_S:
             return False
-        if pace * (BASE_BYTES + _CHUNK) <= SLOW_MIN_S:
+        if trio.current_time() - self._measured_s[node] > SLOW_S:
             return False
         return pace >= SLOW_TIMES * min(each for other, each in self._s_per_byte.items() if other != self._me)
 
