@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from tests.unit.mesh_fakes import FakeMembers, FakeMesh, node_id
+from tests.unit.mesh_fakes import FakeDrains, FakeMembers, FakeMesh, FakeRepairs, FakeRings, node_id
 
 from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
@@ -83,6 +83,7 @@ class FakeNode:
         self.lost: list[str] = []
         self.rotten: list[str] = []
         self.found: dict[str, Any] = {}
+        self.rings, self.drains, self.repairs = FakeRings(), FakeDrains(), FakeRepairs()
         self.repaired = 0
         self.away = 0
         self.indexes: list[dict[str, Any]] = []
@@ -183,7 +184,17 @@ class FakeNode:
         }  # fmt: skip
 
     def dispatch(self) -> Dispatch:
-        return make_dispatch(self, self, self, self.status, self.mesh, self.members)
+        return make_dispatch(
+            self,
+            self,
+            self,
+            self.status,
+            self.mesh,
+            self.members,
+            rings=self.rings,
+            drains=self.drains,
+            repairs=self.repairs,
+        )
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from meshhold.admin.services import NodeView
 from meshhold.errors import ConflictError, InvalidError, NoMajorityError, NotFoundError
 from meshhold.model.ids import NodeId, encode_id
 from meshhold.model.token import Token, decode_token, encode_token
+from meshhold.store.drains import DrainView
+from meshhold.store.rings import RingPlan, RingShow
 
 SWARM_KEY = b"k" * 32
 EXPIRES_MS = 4_000_000_000_000  # far in the future
@@ -100,6 +102,7 @@ class MemberView:
     role: str
     zone: str
     reliable: bool
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class FakeMembers:
     """The members of one vault, `photos`: at first this node alone. Reliable ones keep its index, as far as awake.
 
     `lost`: nobody knows who keeps it. `asleep`: names of nodes that cannot be asked. `dead`: removed only as gone.
+    `short`: chunks that lack a copy once one is gone.
     """
 
     def __init__(self, mesh: FakeMesh) -> None:
@@ -139,6 +143,7 @@ class FakeMembers:
         self.index = IndexView()
         self.keepers: list[str] | None = None
         self.lost = False
+        self.short = 0
 
     async def index_view(self, _vault: str) -> IndexView:
         if self.lost:
@@ -181,16 +186,65 @@ class FakeMembers:
         self.found = [*self.found, made]
         return made
 
-    async def remove(self, vault: str, node: str, *, gone: bool) -> None:
+    async def remove(self, vault: str, node: str, *, gone: bool, progress: Any) -> int:
         removed = self._mesh.node(node)
+        await progress({"leaving": removed.name, "chunks": 7, "bytes": 4096})
         if removed.name in self.dead and not gone:
             raise NoMajorityError("too few of the 2 index replicas answer", "start those machines")
         left = [member for member in self.views(vault) if member.node_id != removed.id]
         if not any(member.role == "trusted" for member in left):
             raise ConflictError(f"it is the last trusted member of vault {vault!r}", "add another one first")
         self.found = left
+        return self.short if gone else 0
 
     async def rotate(self, vault: str) -> int:
         self.views(vault)
         self.epoch += 1
         return self.epoch
+
+
+class FakeRings:
+    """Rings that tests fill in; `asked` is what was last planned."""
+
+    def __init__(self) -> None:
+        self.shown: list[RingShow] = []
+        self.plans: list[RingPlan] = []
+        self.asked: tuple[Any, ...] = ()
+
+    async def show(self, _vault: str | None) -> list[RingShow]:
+        return self.shown
+
+    async def plan(self, vault: str | None, *changes: Any) -> list[RingPlan]:
+        self.asked = (vault, *changes)
+        return self.plans
+
+
+class FakeDrains:
+    """A node that is drained step by step: each look finds the next of `views`, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.views: list[DrainView] = []
+        self.asked: dict[str, Any] = {}
+
+    async def run(self, node: str | None, progress: Any, **flags: bool) -> DrainView:
+        self.asked = {"node": node, **flags}
+        if not self.views:
+            raise ConflictError("vault photos would have 1 machines for its 2 copies", "use --force")
+        while flags["wait"] and len(self.views) > 1:
+            await progress({"chunks": self.views.pop(0).chunks})
+        return self.views[0]
+
+
+class FakeRepairs:
+    """Repairs that tests fill in; `started` are the vaults of which a pass was asked for."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, Any]] = []
+        self.started: list[str | None] = []
+
+    def start(self, vault: str | None) -> list[dict[str, Any]]:
+        self.started.append(vault)
+        return self.shown
+
+    def views(self, _vault: str | None = None) -> list[dict[str, Any]]:
+        return self.shown

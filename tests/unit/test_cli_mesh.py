@@ -381,7 +381,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], None]) -> list[f
             raise KeyboardInterrupt
         steps[len(pauses) - 1]()
 
-    monkeypatch.setattr("meshhold.cli.status.time.sleep", pause)
+    monkeypatch.setattr("meshhold.cli.watching.time.sleep", pause)
     return pauses
 
 

@@ -13,7 +13,18 @@ from typing import Any, Final
 import trio
 
 from meshhold.admin.server import Dispatch, Progress
-from meshhold.admin.services import Access, Care, Conflicts, Members, Mesh, Status, Vaults
+from meshhold.admin.services import (
+    Access,
+    Care,
+    Conflicts,
+    Drains,
+    Members,
+    Mesh,
+    Repairs,
+    Rings,
+    Status,
+    Vaults,
+)
 from meshhold.errors import InvalidError, UnavailableError
 from meshhold.model.configuration import REPLICAS_MAX, Mode
 from meshhold.model.grant import parse_permissions
@@ -25,6 +36,7 @@ TEXT_LENGTH_MAX: Final = 1024
 EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation for longer is one that does not expire
 WINDOW_S_MAX: Final = 30 * 86_400  # a key that was rotated because it leaked must not be taken for months
 CAPACITY_MAX: Final = 2**60  # as in the configuration
+NODES_MAX: Final = 64  # that come or go in one plan
 LABEL_LENGTH_MAX: Final = 64  # same, for name and zone
 _REQUIRED: Final = object()
 _KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
@@ -63,13 +75,23 @@ def make_dispatch(
     mesh: Mesh,
     members: Members,
     conflicts: Conflicts | None = None,
+    *,
+    rings: Rings | None = None,
+    drains: Drains | None = None,
+    repairs: Repairs | None = None,
 ) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
     calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members) | _index_calls(vaults, members)
     if conflicts is not None:
         calls |= _conflict_calls(conflicts)
-    calls["status"] = _Call(_status(status, mesh), {})
+    if rings is not None:
+        calls |= _ring_calls(rings)
+    if drains is not None:
+        calls |= _drain_calls(drains)
+    if repairs is not None:
+        calls |= _repair_calls(repairs)
+    calls["status"] = _Call(_status(status, mesh, repairs), {})
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
         call = calls.get(name)
@@ -131,9 +153,11 @@ def _check_text(call: str, name: str, value: str, most: int) -> None:
         raise InvalidError(f"{call}: {name!r} has a control character", "use printable characters")
 
 
-def _status(status: Status, mesh: Mesh) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
+def _status(
+    status: Status, mesh: Mesh, repairs: Repairs | None
+) -> Callable[[dict[str, Any], Progress], Awaitable[Any]]:
     async def show(_args: dict[str, Any], _progress: Progress) -> Any:
-        return status() | {"nodes": mesh.nodes()}
+        return status() | {"nodes": mesh.nodes(), "repair": [] if repairs is None else repairs.views()}
 
     return show
 
@@ -270,8 +294,8 @@ def _member_calls(members: Members) -> dict[str, _Call]:
     async def add(args: dict[str, Any], _progress: Progress) -> Any:
         return await members.add(args["vault"], args["node"], trusted=args["trusted"])
 
-    async def remove(args: dict[str, Any], _progress: Progress) -> Any:
-        await members.remove(args["vault"], args["node"], gone=args["gone"])
+    async def remove(args: dict[str, Any], progress: Progress) -> Any:
+        return {"short": await members.remove(args["vault"], args["node"], gone=args["gone"], progress=progress)}
 
     async def rotate(args: dict[str, Any], _progress: Progress) -> Any:
         return {"epoch": await members.rotate(args["vault"])}
@@ -280,7 +304,7 @@ def _member_calls(members: Members) -> dict[str, _Call]:
     return {
         "vault.members": _Call(views, {"vault": _TEXT}),
         "vault.member_add": _Call(add, target | {"trusted": _Argument(bool, default=True)}),
-        "vault.member_remove": _Call(remove, target | {"gone": _FLAG}),
+        "vault.member_remove": _Call(remove, target | {"gone": _FLAG}, long=True),
         "vault.rotate_key": _Call(rotate, {"vault": _TEXT}),
     }
 
@@ -327,3 +351,34 @@ def _conflict_calls(conflicts: Conflicts) -> dict[str, _Call]:
         "vault.conflicts": _Call(views, {"vault": _TEXT}),
         "vault.restore": _Call(restore, {"vault": _TEXT, "id": _TEXT}),
     }
+
+
+def _ring_calls(rings: Rings) -> dict[str, _Call]:
+    async def show(args: dict[str, Any], _progress: Progress) -> Any:
+        return await rings.show(args["vault"])
+
+    async def plan(args: dict[str, Any], _progress: Progress) -> Any:
+        return await rings.plan(args["vault"], args["without"] or [], args["with"] or [], args["factor"])
+
+    nodes = _Argument(list, None, NODES_MAX)
+    changes = {"without": nodes, "with": nodes, "factor": _Argument(int, None, FACTOR_MAX, 1)}
+    return {
+        "ring.show": _Call(show, {"vault": _OPTIONAL_TEXT}),
+        "ring.plan": _Call(plan, {"vault": _OPTIONAL_TEXT, **changes}),
+    }
+
+
+def _drain_calls(drains: Drains) -> dict[str, _Call]:
+    async def drain(args: dict[str, Any], progress: Progress) -> Any:
+        flags = {name: args[name] for name in ("undo", "force", "wait")}
+        return await drains.run(args["node"], progress, **flags)
+
+    flags = {"undo": _FLAG, "force": _FLAG, "wait": _FLAG}
+    return {"node.drain": _Call(drain, {"node": _OPTIONAL_TEXT, **flags}, long=True)}
+
+
+def _repair_calls(repairs: Repairs) -> dict[str, _Call]:
+    async def repair(args: dict[str, Any], _progress: Progress) -> Any:
+        return repairs.start(args["vault"]) if args["start"] else repairs.views(args["vault"])
+
+    return {"vault.repair": _Call(repair, {"vault": _OPTIONAL_TEXT, "start": _Argument(bool, default=True)})}

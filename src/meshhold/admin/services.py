@@ -138,9 +138,10 @@ class Members(Protocol):
     async def add(self, vault: str, node: str, /, *, trusted: bool) -> Any:
         """Make a node a member; return its view. Errors: `ConflictError` if it is one already."""
 
-    async def remove(self, vault: str, node: str, /, *, gone: bool) -> None:
+    async def remove(self, vault: str, node: str, /, *, gone: bool, progress: ReportProgress) -> int:
         """End a membership; after that of a trusted member the vault's keys are rotated.
 
+        What it keeps is moved away first; `progress` is told how much is left. Returns how many chunks lost a copy.
         One that keeps the index is replaced first; `gone` says that it will never come back with its data, so that the
         other one of two need not wait for it. Errors: `UnavailableError` while that is not done.
         """
@@ -163,6 +164,41 @@ class Conflicts(Protocol):
 
     async def restore(self, ref: str, identifier: str, /) -> Any:
         """Make a version the current one by the beginning of its id; return what it was. Errors: `NotFoundError`."""
+
+
+class Rings(Protocol):
+    """Who is to keep a vault's chunks. Views are dataclasses of plain values."""
+
+    async def show(self, vault: str | None, /) -> Sequence[Any]:
+        """Return the rings of one vault or of all, with what each member is to have and has."""
+
+    async def plan(
+        self, vault: str | None, without: Sequence[str], added: Sequence[str], factor: int | None, /
+    ) -> Sequence[Any]:
+        """Return what would move if nodes went, others came (`NODE[:BYTES[:ZONE]]`) or the factor were another one.
+
+        Errors: `InvalidError` where nothing is to change; `NotFoundError` for a node that is no member.
+        """
+
+
+class Drains(Protocol):
+    """Nodes that are to be switched off. The view is a dataclass of plain values."""
+
+    async def run(self, node: str | None, progress: ReportProgress, /, *, undo: bool, force: bool, wait: bool) -> Any:
+        """Empty a node, this one if it is None, and with `wait` go on until it is empty; return how far it is.
+
+        Errors: `ConflictError` unless `force` if others cannot take over what it keeps.
+        """
+
+
+class Repairs(Protocol):
+    """The repair of vaults. A view is a dict: `vault`, `vault_id`, `factor`, `wanted`, `phase`, `short` and more."""
+
+    def start(self, vault: str | None, /) -> Sequence[dict[str, Any]]:
+        """Let a pass begin over one vault or all; return how far they are."""
+
+    def views(self, vault: str | None = None, /) -> Sequence[dict[str, Any]]:
+        """Return how far one vault or all are."""
 
 
 Status = Callable[[], dict[str, Any]]

@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "node": "node:node",
     "swarm": "mesh:swarm",
     "vault": "vault:vault",
+    "ring": "ring:ring",
     "scrub": "care:scrub",
     "collect": "care:collect",
     "s3-key": "s3_key:s3_key",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, print_fields, printable
+from meshhold.cli.output import SHORT_LENGTH, print_fields, printable, size_text
 from meshhold.cli.roster import node_fields, roster_lines
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.values import read_capacity
@@ -76,6 +78,39 @@ def ban(session: Session, node_ref: str, lift: bool) -> None:
         click.echo("It keeps what it had of vaults: meshhold vault remove-member VAULT NODE", err=True)
 
     session.show({"node": found["id"], "banned": True}, people)
+
+
+@node.command()
+@click.argument("node_ref", metavar="[NODE]", required=False)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it may be switched off.")
+@click.option("--undo", is_flag=True, help="Let it keep data again.")
+@click.option("--force", is_flag=True, help="Even if the other machines cannot take over everything.")
+@client_options
+@click.pass_obj
+def drain(session: Session, node_ref: str | None, wait: bool, undo: bool, force: bool) -> int:
+    """Move everything that a node keeps to others, so that it can be switched off for good.
+
+    Without NODE this one. Ctrl-C ends the wait, not the draining: run it again to see how far it is, or with --undo to
+    end it. Exits with 0 once the machine may be switched off, else with 1.
+    """
+    args = {"node": node_ref, "undo": undo, "force": force, "wait": wait}
+    found = session.call("node.drain", args, long=True)
+    session.show(found, lambda: print("\n".join(drain_lines(found))))
+    return 0 if undo or found["is_safe"] else 1
+
+
+def drain_lines(found: dict[str, Any]) -> list[str]:
+    """Return how far a node's draining is."""
+    name = printable(found["name"])
+    if not found["draining"]:
+        return [f"{name} keeps data; nothing is moved away from it"]
+    if found["is_safe"]:
+        return [f"{name} keeps nothing any more: it is safe to switch off"]
+    lines = [f"{name} is being drained: {found['chunks']} chunks, {size_text(found['bytes'])} left"]
+    if found["indexes"]:
+        lines.append(f"it keeps the index of: {printable(', '.join(found['indexes']))}")
+    lines += [f"waiting: {printable(reason)}" for reason in found["waiting"]]
+    return [*lines, f"do NOT switch it off yet; to end the draining: meshhold node drain {name} --undo"]
 
 
 @node.command()

@@ -1,21 +1,17 @@
-"""`status`: how is this node, and how does it see its mesh? Knows terminals a little, to redraw with `--watch`."""
+"""`status`: how is this node, and how does it see its mesh? Knows how it looks to people, not where it is from."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, size_text, table_lines
+from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, size_text, table_lines
 from meshhold.cli.roster import roster_lines
 from meshhold.cli.session import Session, client_options
-from meshhold.errors import DaemonUnreachableError
-
-WATCH_S: Final = 2.0  # the mesh probes its members once a second: more often shows nothing new
+from meshhold.cli.vault_check import repair_lines
+from meshhold.cli.watching import watch_lines
 
 
 @click.command()
@@ -27,7 +23,7 @@ def status(session: Session, watch: bool) -> None:
     if watch and session.as_json:
         raise click.UsageError("--watch draws for people; a script repeats `meshhold status --json`")
     if watch:
-        _watch(session)
+        watch_lines(lambda: status_lines(session.call("status")))
         return
     found = session.call("status")
     session.show(found, lambda: print("\n".join(status_lines(found))))
@@ -51,6 +47,9 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     )
     if found["indexes"]:
         lines += ["", *_index_lines(found["indexes"])]
+    shared = [view for view in found.get("repair", ()) if view["members"] > 1]
+    if shared:
+        lines += ["", *repair_lines(shared)]
     return [*lines, "", *roster_lines(found["nodes"])] if len(found["nodes"]) > 1 else lines
 
 
@@ -69,32 +68,3 @@ def _progress(index: dict[str, Any]) -> tuple[str, str, str]:
         return "", "", ""
     eta_s = index["eta_s"]
     return str(behind), f"{index['rows_per_s']:g}", "?" if not eta_s else duration_text(eta_s)
-
-
-def _watch(session: Session) -> None:
-    """Draw until Ctrl-C. A daemon that stops meanwhile is waited for; one that never answered is an error."""
-    on_terminal = sys.stdout.isatty()
-    lines = status_lines(session.call("status"))
-    try:
-        if on_terminal:
-            sys.stdout.write("\x1b[2J")
-        while True:
-            sys.stdout.write(_drawn(lines) if on_terminal else "\n".join([*lines, "", ""]))
-            sys.stdout.flush()
-            time.sleep(WATCH_S)
-            try:
-                lines = status_lines(session.call("status"))
-            except DaemonUnreachableError as gone:
-                lines = [printable(gone.message), "waiting for it; Ctrl-C ends this"]
-    except KeyboardInterrupt:
-        if on_terminal:
-            sys.stdout.write("\n")
-
-
-def _drawn(lines: Sequence[str]) -> str:
-    """Return what draws `lines` over what the screen shows, without flicker and without scrolling."""
-    columns, rows = shutil.get_terminal_size()
-    room = max(rows - 1, 1)
-    if len(lines) > room:
-        lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more lines"]
-    return "\x1b[H" + "".join(f"{line[:columns]}\x1b[K\n" for line in lines) + "\x1b[J"

@@ -16,7 +16,7 @@ from meshhold.cli.output import (
     time_text,
 )
 from meshhold.cli.session import Session, client_options
-from meshhold.cli.vault_check import check
+from meshhold.cli.vault_check import check, repair
 from meshhold.cli.vault_conflicts import conflicts
 from meshhold.cli.vault_index import ask_index, index_lines, set_vault
 from meshhold.cli.vault_members import MEMBER_COMMANDS
@@ -28,7 +28,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in (*MEMBER_COMMANDS, set_vault, conflicts, check):
+for _command in (*MEMBER_COMMANDS, set_vault, conflicts, check, repair):
     vault.add_command(_command)
 
 

@@ -1,13 +1,18 @@
-"""`vault check`: what is lost, what is at risk, and what to do about each. Takes the reports of the control socket."""
+"""`vault check` and `vault repair`: what is lost or at risk, what to do about each, and how far that is.
+
+Takes the reports of the control socket.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
-from meshhold.cli.output import printable, size_text, table_lines
+from meshhold.cli.output import duration_text, printable, size_text, table_lines, time_text
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.watching import watch_lines
 
 Report = dict[str, Any]
 LOST: Final = ("missing", "corrupt")
@@ -88,3 +93,58 @@ def _verdict(report: Report) -> str:
     if totals.get("misplaced"):
         parts.append(f"{totals['misplaced']} misplaced")
     return ", ".join(parts)
+
+
+@click.command()
+@click.argument("vault_ref", metavar="[VAULT]", required=False)
+@click.option("--watch", is_flag=True, help="Show how far it is every 2 s, until Ctrl-C.")
+@client_options
+@click.pass_obj
+def repair(session: Session, vault_ref: str | None, watch: bool) -> None:
+    """Let repair look at a vault now, or at all, and show how far it is. It runs by itself, too.
+
+    Each machine repairs what it keeps: what the others do, they show.
+    """
+    if watch and session.as_json:
+        raise click.UsageError("--watch draws for people; a script repeats `meshhold vault repair --json`")
+    found = session.call("vault.repair", {"vault": vault_ref, "start": True})
+    if watch:
+        watch_lines(lambda: repair_lines(session.call("vault.repair", {"vault": vault_ref, "start": False})))
+        return
+    session.show(found, lambda: print("\n".join(repair_lines(found)) or "there is no vault to repair"))
+
+
+def repair_lines(views: Sequence[Report]) -> list[str]:
+    """Return the table of repairs, and who is in the way. One machine alone has nothing to repair from."""
+    if not views:
+        return []
+    rows = [(view["vault"], *_repair_cells(view)) for view in views]
+    headers = ("REPAIR OF", "COPIES", "SHORT", "STATE", "DONE", "LEFT", "RATE", "TIME LEFT", "LAST PASS")
+    lines = table_lines(headers, rows)
+    for view in views:
+        reasons = [view["waiting"]] if view["waiting"] else []
+        reasons += [f"{name} does not answer" for name in view["away"] if name not in view["out"]]
+        reasons += [f"{name} is out: others stand in for it" for name in view["out"]]
+        lines += [printable(f"{view['vault']}: {reason}") for reason in reasons]
+    return lines
+
+
+def _repair_cells(view: Report) -> tuple[str, ...]:
+    is_moving, is_known = view["phase"] == "moving", view["bytes_left"] > 0
+    eta_s = view["eta_s"]
+    left = f"{view['chunks_left']} chunks" + (f", {size_text(view['bytes_left'])}" if is_known else "")
+    copies = str(view["factor"])
+    return (
+        copies if view["wanted"] >= view["factor"] else f"{view['wanted']} of {copies}",
+        str(view["short"]),
+        view["phase"],
+        f"{view['chunks_done']} chunks, {size_text(view['bytes_done'])}",
+        left,
+        f"{size_text(view['bytes_per_s'])}/s" if view["bytes_per_s"] else "-",
+        "-" if not view["chunks_left"] else "?" if eta_s is None else duration_text(eta_s),
+        "in progress" if is_moving else "none yet" if view["finished_at"] is None else _pass_text(view),
+    )
+
+
+def _pass_text(view: Report) -> str:
+    return time_text(round(view["finished_at"] * 1000)) + ("" if view["complete"] else ", not complete")

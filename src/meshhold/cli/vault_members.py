@@ -30,7 +30,13 @@ def members(session: Session, vault_ref: str) -> None:
     """List the nodes that hold a vault."""
     found = session.call("vault.members", {"vault": vault_ref})
     rows = [
-        (m["node_id"][:SHORT_LENGTH], m["name"] or "-", m["role"], m["zone"] or "-", "yes" if m["reliable"] else "no")
+        (
+            m["node_id"][:SHORT_LENGTH],
+            m["name"] or "-",
+            m["role"] + (", leaving" if m.get("leaving") else ""),
+            m["zone"] or "-",
+            "yes" if m["reliable"] else "no",
+        )
         for m in found
     ]
     session.show(
@@ -100,6 +106,9 @@ def _second_lines(view: IndexView, vault_ref: str) -> list[str]:
 def remove_member(session: Session, vault_ref: str, node_ref: str, gone: bool, yes: bool) -> None:
     """Take a vault from a node. After a trusted member the vault's keys are changed.
 
+    What it keeps of the vault is moved to others first, as far as others lack it. Ctrl-C ends the wait only: the node
+    stays a member that is leaving, and running this again goes on. With --gone nothing is waited for.
+
     A member that keeps the vault's index is replaced first. Where only two machines keep it and the other one is gone
     for good, that is refused, since both would have to agree: then --gone lets this one go on alone. If the vault is
     linearizable, it holds all that was ever acknowledged. Never use --gone for a machine that is only off or out of
@@ -108,7 +117,9 @@ def remove_member(session: Session, vault_ref: str, node_ref: str, gone: bool, y
     before = session.call("vault.members", {"vault": vault_ref})
     if gone and not yes and not _is_gone(node_ref):
         raise RefusedError("nobody was removed", "answer y, or use --yes in scripts")
-    session.call("vault.member_remove", {"vault": vault_ref, "node": node_ref, "gone": gone})
+    short = session.call("vault.member_remove", {"vault": vault_ref, "node": node_ref, "gone": gone}, long=True)[
+        "short"
+    ]
     left = session.call("vault.members", {"vault": vault_ref})
     removed = next((m for m in before if m["node_id"] not in {other["node_id"] for other in left}), None)
 
@@ -117,6 +128,10 @@ def remove_member(session: Session, vault_ref: str, node_ref: str, gone: bool, y
         if removed and removed["role"] == TRUSTED:
             click.echo("The vault's keys were changed: it cannot open what is written from now on.", err=True)
             click.echo("What it could read until now it may have kept.", err=True)
+        if short:
+            click.echo(
+                f"About {short} chunks have a copy less until repair has made others; see: meshhold status", err=True
+            )
 
     session.show(removed or {"node": node_ref}, people)
 

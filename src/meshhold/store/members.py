@@ -181,9 +181,9 @@ class Members:
         return short
 
     def _others(self, bucket: Bucket, member: Record) -> list[Record]:
-        """Return the other trusted members. Errors: `ConflictError` if there is none."""
+        """Return the other trusted members. Errors: `ConflictError` if there is none that stays."""
         others = [r for r in self._trusted(bucket) if r.key != member.key]
-        if not others:
+        if all(map(_is_leaving, others)):
             raise ConflictError(
                 f"it is the last trusted member of vault {bucket.name!r}",
                 "add another one first, or delete the vault",
