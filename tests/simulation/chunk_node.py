@@ -35,7 +35,7 @@ from meshhold.replication.throttle import Throttle
 from meshhold.replication.writer import ChunkWriter
 from meshhold.store.renewal import Renewal
 
-LOOK_S: Final = 5.0
+LOOK_S: Final = 20.0
 """So often a node looks who is there and for how long others have been away."""
 _T = TypeVar("_T")
 
@@ -95,7 +95,11 @@ class ChunkRun(Run):
 
     async def run_blocking(self, function: Callable[..., _T], /, *arguments: Any) -> _T:
         """Run work of the disk, which takes its time before and after it is done: a crash may come between."""
-        delay_s = max(self.box.chunks.ills.delay_s, self.box.slow_s) * self.chance.uniform(0.25, 0.5)
+        slow_s = max(self.box.chunks.ills.delay_s, self.box.slow_s)
+        if not slow_s:
+            await trio.lowlevel.checkpoint()
+            return function(*arguments)
+        delay_s = slow_s * self.chance.uniform(0.25, 0.5)
         await trio.sleep(delay_s)
         result = function(*arguments)
         await trio.sleep(delay_s)

@@ -57,8 +57,8 @@ class ChunkPlan(Plan):
     pace: Pace = field(default_factory=Pace)
 
 
-def draw(seed: int) -> ChunkPlan:
-    """Return the seed's plan."""
+def draw(seed: int, lives: str = "mixed") -> ChunkPlan:
+    """Return the seed's plan; `lives` is one of `LIVES`: then each life is of that kind, else some are of any."""
     chance = random.Random(f"chunk plan {seed}")
     members = chance.choice([3, 3, 4, 4, 5])
     untrusted = chance.choice([0, 0, 1, 2 if members > 3 else 1])
@@ -103,7 +103,53 @@ def draw(seed: int) -> ChunkPlan:
         late_s=chance.choice([3.0, 30.0, 150.0]),
         deaf=chance.choice([0.0, 0.5, 1.0]),
     )
+    kind = lives if lives in LIVES else chance.choice([*LIVES, *["mixed"] * MIXED_WEIGHT])
+    if kind in LIVES:
+        LIVES[kind](plan, chance)
     return plan
+
+
+def _long(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let uploads take longer than a collection waits, on nodes of which many keep none of their chunks."""
+    plan.mix.sizes.slow = 0.5
+    plan.mix.sizes.slow_s = chance.choice([1.2, 2.0]) * plan.pace.grace_s
+    plan.mix.sizes.shared = 0.0
+    plan.factor = min(plan.factor, 2)
+    plan.weights = {"collect": 4, "crash": 1, "storm": 1}
+    plan.faults = 4
+    plan.pace.collect_s = 5 * MINUTE_S
+
+
+def _views(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let nodes believe different things about who keeps what, again and again, while disks are slow."""
+    plan.lag_s = chance.choice([5.0, 60.0])
+    plan.weights = {"weigh": 10, "factor": 3, "leave": 3, "join": 3, "slow": 6, "away": 1}
+    plan.faults = 16
+    plan.factor = chance.choice([1, 1, 2])
+    plan.pauses_s = (5 * MINUTE_S,)
+    plan.mix.think_s = 10.0
+
+
+def _blind(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let index replicas miss much of what is written, and come back while others collect."""
+    plan.weights = {"away": 4, "sleep": 4, "partition": 4, "one_way": 6, "collect": 8, "change": 3}
+    plan.faults = 10
+    plan.factor = 1
+    plan.replicas = min(3, plan.members - plan.untrusted)
+    plan.mix.think_s = chance.choice([10.0, 60.0])
+    plan.pauses_s = (1.2 * plan.pace.grace_s,)
+
+
+def _clocks(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let clocks be set wrong by far while collections run."""
+    plan.weights = {"jump": 8, "collect": 8, "skew": 2}
+    plan.faults = 12
+    plan.factor = chance.choice([1, 2])
+    plan.mix.think_s = chance.choice([1.0, 10.0])
+
+
+LIVES: Final = {"long": _long, "views": _views, "blind": _blind, "clocks": _clocks}
+MIXED_WEIGHT: Final = 12
 
 
 def _draw_mix(chance: random.Random, pace: Pace) -> ChunkMix:

@@ -1,0 +1,123 @@
+"""Bugs in the keeping of chunks, to be planted one at a time, to see that the simulation finds them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
+
+from tests.simulation.chunk_disk import SimulatedChunks
+
+from meshhold.errors import ChunkMissingError
+from meshhold.model.ids import ChunkId, VaultId
+from meshhold.replication.clock_watch import ClockWatch
+from meshhold.replication.leases import Leases
+from meshhold.replication.sources import OneReplica, Sources
+from meshhold.replication.surplus import Surplus
+from meshhold.replication.tally import Tally
+from meshhold.store.renewal import Renewal
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One attribute of the product made another one: what `make` makes of it."""
+
+    target: Any
+    name: str
+    make: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One rule undone, by one change or several. `lives` is the kind of lives in which it is looked for."""
+
+    tells: str
+    changes: tuple[Change, ...]
+    lives: str = "mixed"
+
+
+def _does_nothing(_: Any) -> Any:
+    async def nothing(*_arguments: Any) -> None:
+        return None
+
+    return nothing
+
+
+def _believes_itself(_: Any) -> Any:
+    async def confirmed(_self: Surplus, _work: Any, _holders: Any, begun: list[ChunkId]) -> list[ChunkId]:
+        return begun
+
+    return confirmed
+
+
+def _one_fewer(needed: Any) -> Any:
+    return lambda self, sound, present: max(1, needed(self, sound, present) - 1)
+
+
+def _reads_blindly(_: Any) -> Any:
+    def get(self: SimulatedChunks, vault: VaultId, chunk: ChunkId) -> bytes:
+        held = self._vaults.get(vault, {}).get(chunk)
+        if held is None:
+            raise ChunkMissingError("there is none")
+        return held[0]
+
+    return get
+
+
+def _leases_freely(_: Any) -> Any:
+    return lambda _self, _vault, _chunk, _version: True
+
+
+def _begins_always(_: Any) -> Any:
+    def begin(_self: Leases, _vault: VaultId, chunks: Iterable[ChunkId]) -> Sequence[ChunkId]:
+        return list(chunks)
+
+    return begin
+
+
+def _own_replica(_: Any) -> Any:
+    async def of(self: Sources, _space: Any) -> AsyncIterator[OneReplica]:
+        registers = self._registers
+        node = registers.seats.node
+        yield OneReplica(node, registers.replica(node), self.epoch)
+
+    return of
+
+
+def _never_waits(_: Any) -> Any:
+    return lambda _self, _grace_s: 0.0
+
+
+BUGS: Final = {
+    "flights-ignored": Bug(
+        "the chunks of a long upload are not renewed", (Change(Renewal, "renew_written", _does_nothing),), "long"
+    ),
+    "copies-unrenewed": Bug("a copied object's chunks keep their age", (Change(Renewal, "renew", _does_nothing),)),
+    "surplus-unverified": Bug(
+        "a copy goes before its holders say that they have it", (Change(Surplus, "_confirmed", _believes_itself),)
+    ),
+    "handoff-forgotten": Bug("nobody moves copies to their holders", (Change(Surplus, "run", _does_nothing),)),
+    "read-unverified": Bug(
+        "a read does not look whether the bytes are right", (Change(SimulatedChunks, "get", _reads_blindly),)
+    ),
+    "no-lease": Bug(
+        "who says that it has a copy may remove it a moment later",
+        (Change(Leases, "grant", _leases_freely), Change(Leases, "begin", _begins_always)),
+        "views",
+    ),
+    "ack-early": Bug("a write waits for one copy fewer", (Change(Tally, "_needed", _one_fewer),)),
+    "own-replica": Bug("the collector walks only its own replica", (Change(Sources, "of", _own_replica),), "blind"),
+    "clock-believed": Bug("a clock that was set ages chunks", (Change(ClockWatch, "wait_s", _never_waits),), "clocks"),
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Have the bug of that name while the block runs; None is none. Errors: `KeyError`."""
+    with ExitStack() as planting:
+        for change in BUGS[name].changes if name is not None else ():
+            made = change.make(getattr(change.target, change.name))
+            planting.enter_context(patch.object(change.target, change.name, made))
+        yield
