@@ -21,6 +21,7 @@ from meshhold.errors import (
     ChunkCorruptError,
     ChunkMissingError,
     ConflictError,
+    MeshHoldError,
     OverloadedError,
     PeerUnreachableError,
     ProtocolError,
@@ -84,6 +85,7 @@ class Side:
         self.node = Node(name)
         self.store = MemoryChunkStore(capacity_bytes=CAPACITY, now=self.now)
         self.others = Others()
+        self.damaged: list[VaultId] = []
         self.service = ChunkService(
             self.store,
             run_inline,
@@ -93,6 +95,7 @@ class Side:
             self.others,
             self.others,
             now=self.now,
+            damaged=self.damaged.append,
         )
         self.service.register(self.node.dispatch)
 
@@ -246,6 +249,17 @@ class TestRefusals:
             await a.remote(b).put(VAULT, chunk, make_chunk(size, seed=1)[1])
         assert met.value.kind == "ChunkCorruptError"
         assert list(b.store.scan(VAULT)) == []
+
+    @pytest.mark.parametrize("size", [100, BIG])
+    async def test_a_copy_that_a_peer_finds_damaged_is_told_of_here(self, sides: tuple[Side, Side], size: int) -> None:
+        """The peer asks elsewhere; a missing one is no damage."""
+        a, b = sides
+        chunk, _ = make_chunk(size)
+        b.store.put(VAULT, chunk, make_chunk(size, seed=1)[1])
+        for _ in range(2):
+            with pytest.raises(MeshHoldError):
+                await a.remote(b).get(VAULT, chunk, size)
+        assert b.damaged == [VAULT]
 
     async def test_a_stranger_to_the_vault_is_refused_everything(self, sides: tuple[Side, Side]) -> None:
         a, b = sides

@@ -94,6 +94,7 @@ class ChunkKeeping:
             self.inventory,
             self.leases,
             self.obeying,
+            damaged=self._changed,
         )
         remote = cache(lambda node: RemoteChunks(around.reach, node))  # each bounds what is on its way to its node
 

@@ -40,7 +40,8 @@ class ChunkService:
     """Serves a chunk store to peers.
 
     `may_exchange` tells whether a peer and this node are both members of a vault, `is_trusted` whether the peer is
-    trusted with it. `now` gives seconds since 1970 by the store's clock.
+    trusted with it. `now` gives seconds since 1970 by the store's clock; `damaged` is told of a vault a copy of which
+    was found damaged here.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class ChunkService:
         leases: Leases,
         collecting: Collecting,
         now: Callable[[], float] = time.time,
+        damaged: Callable[[VaultId], None] = lambda _vault: None,
     ) -> None:
-        self.local = LocalChunks(chunks, run_blocking, digester, leases, collecting)
+        self.local = LocalChunks(chunks, run_blocking, digester, leases, collecting, damaged)
         """This node as a holder."""
         self._may_exchange = may_exchange
         self._is_trusted = is_trusted

@@ -18,16 +18,26 @@ ON_LOOP_MAX: Final = 128 * 1024
 
 
 class LocalChunks:
-    """The chunks of this node; see `Holder`. Resources: borrows all."""
+    """The chunks of this node; see `Holder`. `damaged` is told of a vault a copy of which went to quarantine.
+
+    Resources: borrows all.
+    """
 
     def __init__(
-        self, chunks: ChunkStore, run_blocking: RunBlocking, digester: Digester, leases: Leases, collecting: Collecting
+        self,
+        chunks: ChunkStore,
+        run_blocking: RunBlocking,
+        digester: Digester,
+        leases: Leases,
+        collecting: Collecting,
+        damaged: Callable[[VaultId], None] = lambda _vault: None,
     ) -> None:
         self._chunks = chunks
         self._run_blocking = run_blocking
         self._digester = digester
         self._leases = leases
         self._collecting = collecting
+        self._damaged = damaged
 
     async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
         """Keep a chunk durably; the caller vouches for the bytes."""
@@ -48,7 +58,11 @@ class LocalChunks:
             sealed = self._chunks.get_cached(vault, chunk, ON_LOOP_MAX)
             if sealed is not None:
                 return sealed
-        return await self._run_blocking(self._chunks.get, vault, chunk)
+        try:
+            return await self._run_blocking(self._chunks.get, vault, chunk)
+        except ChunkCorruptError:
+            self._damaged(vault)  # whoever asked goes to another node, and tells nobody
+            raise
 
     async def size(self, vault: VaultId, chunk: ChunkId) -> int:
         """Return the bytes of a chunk as they are stored; 0 if there is none."""
