@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -244,6 +245,8 @@ async def test_whatever_goes_wrong_and_whoever_gives_up_nothing_is_left_behind(
     lab.copies._keeping.budget = ByteBudget(20_000)
     lab.copies._fetching.budget = ByteBudget(5_000)
     shelves = list(lab.shelves.values())
+    read: list[ChunkId] = []
+    trio._core._run._r.seed(seed)  # the scheduler's own shuffling
 
     async def use(at: int) -> None:
         await trio.sleep(chance.uniform(0, 20))
@@ -254,11 +257,10 @@ async def test_whatever_goes_wrong_and_whoever_gives_up_nothing_is_left_behind(
             except (TooFewNodesError, StorageFullError):
                 return
             assert len(lab.where(chunk)) >= 2
-            lab.chunks.drop_vault(VAULT)
-            try:
+            lab.chunks.remove_if_unused_since(VAULT, chunk, float("inf"))
+            with suppress(ContentElsewhereError, ChunkMissingError):
                 assert await lab.copies.fetch(VAULT, chunk, len(sealed)) == sealed
-            except (ContentElsewhereError, ChunkMissingError):
-                assert any(shelf.mood != "fine" for shelf in shelves) or lab.down
+                read.append(chunk)
 
     async def meddle() -> None:
         while True:
@@ -277,6 +279,7 @@ async def test_whatever_goes_wrong_and_whoever_gives_up_nothing_is_left_behind(
         await trio.sleep(10 * STUCK_S)
         assert lab.is_idle
         assert all(shelf.busy == 0 for shelf in shelves)
+    assert len(read) > 5
 
 
 async def test_an_unreliable_writer_keeps_no_copy_of_its_own(autojump_clock: MockClock) -> None:
