@@ -9,20 +9,28 @@ A copy on a node that is no holder is surplus. Its node removes it only by an *a
 3. if every holder said yes, it removes its copy, at the latest USE_S after the time before it asked;
 4. it ends: the chunk is no more marked.
 
-Why no interleaving removes the last copy, whatever the views: let A remove at time r after asking from time a, and let
-H be any holder of A's view. H granted at some time g with a <= g <= r, and no attempt was under way there (leaving
-chunks are answered with no). H's copy was found good after g. An attempt of H begins at g + LEASE_S or later, and
-g + LEASE_S >= a + LEASE_S > a + USE_S >= r. So at the very instant r, *all* holders of A's view have a good copy, and
-none of them is about to remove it on the strength of what it heard before r. As this holds at each removal, removals
-one after the other, at once, in a ring, or by nodes that believe different members to be holders never leave less than
-what one view wants. That versions are compared is not needed for this; it keeps nodes of different views from handing a
-chunk to and fro, and from counting on a node that does not know that it is to keep it.
+Why no interleaving removes the last copy, whatever the views. Two reasons, each enough alone:
 
-Restarts: leases are in memory. A process that granted one and ends is followed by one that begins no attempt in its
-first LEASE_S, which outlasts what was granted. A restart of the asker forgets its attempt with the mark: nothing is
-removed by a process that is gone, and the next one asks anew. A slow asker: yeses count until USE_S after it began to
-ask, by its own clock, and that is looked at directly before each removal; LEASE_S - USE_S is the room for clocks that
-differ in rate and for a thread that stops between looking and removing.
+By leases. Let A remove at time r after asking from time a, and let H be any holder of A's view. H granted at some time
+g with a <= g <= r, and no attempt was under way there (leaving chunks are answered with no). H's copy was found good
+after g. An attempt of H begins at g + LEASE_S or later, and g + LEASE_S >= a + LEASE_S > a + USE_S >= r. So at the
+very instant r *all* holders of A's view have a good copy, and none is about to remove it for what it heard before r.
+
+By marks, without any clock. A chunk is marked from before its node asks until after it has removed. Of all attempts
+that have removed copies up to some time, take A's, the one that began last. Each holder H of A's view said yes after A
+had begun, and was not marked then. If H's copy has gone since, H's attempt began after that yes, later than A's, which
+was the last to begin. So no such H exists: all of A's holders still have theirs.
+
+Either holds at each removal, so removals one after the other, at once, in a ring, or by nodes that believe different
+members to be holders never leave less than what one view wants. That versions are compared is not needed for this; it
+keeps nodes of different views from handing a chunk to and fro, and from counting on a node that does not know that it
+is to keep it.
+
+Restarts: leases and marks are in memory. A process that granted a lease and ends is followed by one that begins no
+attempt in its first LEASE_S, which outlasts what was granted. A restart of the asker forgets its attempt with the
+mark: a process that is gone removes nothing, and the next one asks anew. A slow asker: yeses count until USE_S after
+it began to ask, by its own clock, and that is looked at directly before each removal; LEASE_S - USE_S is the room for
+clocks that differ in rate and for a thread that stops between looking and removing.
 
 Writes: a chunk that is put or renewed here after the asking began is newer than the cutoff of the removal, and stays
 (`ChunkStore.remove_if_unused_since`); a copy that this node acknowledged meanwhile is not taken away. As that is told
