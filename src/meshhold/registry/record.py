@@ -42,6 +42,8 @@ class Kind(StrEnum):
     know which grants carry the right one; sealed to the node: secret, label, created_ms, create_buckets"""
     NODE = "node"
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
+    SNAPSHOT = "snapshot"
+    """key = vault id; public: taken_ms, objects, bytes of the index as kept in chunks; private: where these are"""
     BAN = "ban"
     """key = node id; public: the banning node. A deletion lifts the ban"""
     SWARM = "swarm"

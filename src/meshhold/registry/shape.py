@@ -28,6 +28,7 @@ _KEYS: Final = {
     Kind.MEMBER: f"{_VAULT}/{_NODE}",
     Kind.ALIAS: _VAULT,
     Kind.INDEX: _VAULT,
+    Kind.SNAPSHOT: _VAULT,
     Kind.GRANT: f"(?:{_ACCESS_KEY}|anonymous)/{_VAULT}",
     Kind.KEY: _ACCESS_KEY,
     Kind.NODE: _NODE,
@@ -70,6 +71,10 @@ def _is_swarm(public: dict[str, Any]) -> bool:
     return until and _is_list(public.get("boxes"), BOXES_MAX, lambda pair: _is_pair(pair, str))
 
 
+def _is_snapshot(public: dict[str, Any]) -> bool:
+    return all(_is_number(public.get(name), 0, TIME_MS_MAX) for name in ("taken_ms", "objects", "bytes"))
+
+
 def _is_number(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
@@ -87,4 +92,5 @@ _CHECKS: Final[dict[Kind, Callable[[dict[str, Any]], bool]]] = {
     Kind.INDEX: _is_index,
     Kind.MEMBER: _is_member,
     Kind.SWARM: _is_swarm,
+    Kind.SNAPSHOT: _is_snapshot,
 }
