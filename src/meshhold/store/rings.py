@@ -27,6 +27,7 @@ ASK_S: Final = 15.0
 """A person waits so long for machines to count what they have."""
 CHANGES_MAX: Final = 64
 SIZE_DIGITS: Final = 20
+NODE_ID_LENGTH: Final = 52
 BYTES_PER_S: Final = 100_000_000
 """What repair moves at most unless it is set otherwise; taken where nothing was moved lately to measure."""
 
@@ -261,8 +262,8 @@ class Rings:
         gained, lost = moves.gained, moves.lost
         size = copy_bytes or 0
         gains = [
-            Gain(self._nodes.name_of(node), round(gained.get(node, 0) * size), round(lost.get(node, 0) * size))
-            for node in sorted(gained.keys() | lost.keys(), key=self._nodes.name_of)
+            Gain(self._name_of(node), round(gained.get(node, 0) * size), round(lost.get(node, 0) * size))
+            for node in sorted(gained.keys() | lost.keys(), key=self._name_of)
         ]
         measured = self._rate(bucket.id)
         rate = measured or BYTES_PER_S
@@ -307,6 +308,10 @@ class Rings:
                 raise NotFoundError(f"no member of the ring is called {reference!r}", "see `meshhold ring show`")
             going.update(nodes)
         return frozenset(going)
+
+    def _name_of(self, node: NodeId) -> str:
+        """Return a node's name; a machine that is not there yet is called as it was given."""
+        return node if self._nodes.facts(node) is None and len(node) < NODE_ID_LENGTH else self._nodes.name_of(node)
 
     def _newcomer(self, text: str) -> RingMember:
         name, _, rest = text.partition(":")
