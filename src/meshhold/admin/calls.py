@@ -20,8 +20,10 @@ from meshhold.admin.services import (
     Drains,
     Members,
     Mesh,
+    Recovery,
     Repairs,
     Rings,
+    Secrets,
     Status,
     Vaults,
 )
@@ -30,6 +32,7 @@ from meshhold.model.configuration import REPLICAS_MAX, Mode
 from meshhold.model.grant import parse_permissions
 from meshhold.model.token import SIZE_MAX
 from meshhold.registry.shape import FACTOR_MAX
+from meshhold.store.secrets import SIZE_MAX as SECRETS_SIZE_MAX
 
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
@@ -79,6 +82,8 @@ def make_dispatch(
     rings: Rings | None = None,
     drains: Drains | None = None,
     repairs: Repairs | None = None,
+    secrets: Secrets | None = None,
+    recovery: Recovery | None = None,
 ) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
@@ -91,6 +96,10 @@ def make_dispatch(
         calls |= _drain_calls(drains)
     if repairs is not None:
         calls |= _repair_calls(repairs)
+    if secrets is not None:
+        calls |= _secret_calls(secrets)
+    if recovery is not None:
+        calls |= _recovery_calls(recovery)
     calls["status"] = _Call(_status(status, mesh, repairs), {})
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
@@ -382,3 +391,29 @@ def _repair_calls(repairs: Repairs) -> dict[str, _Call]:
         return repairs.start(args["vault"]) if args["start"] else repairs.views(args["vault"])
 
     return {"vault.repair": _Call(repair, {"vault": _OPTIONAL_TEXT, "start": _Argument(bool, default=True)})}
+
+
+def _secret_calls(secrets: Secrets) -> dict[str, _Call]:
+    async def export(args: dict[str, Any], _progress: Progress) -> Any:
+        return {"secrets": secrets.export(args["vault"])}
+
+    async def take(args: dict[str, Any], _progress: Progress) -> Any:
+        return await secrets.take(args["secrets"])
+
+    return {
+        "vault.export": _Call(export, {"vault": _TEXT}),
+        "vault.import": _Call(take, {"secrets": _Argument(str, most=SECRETS_SIZE_MAX)}),
+    }
+
+
+def _recovery_calls(recovery: Recovery) -> dict[str, _Call]:
+    async def plan(args: dict[str, Any], _progress: Progress) -> Any:
+        return await recovery.plan(args["vault"])
+
+    async def recover(args: dict[str, Any], progress: Progress) -> Any:
+        return await recovery.recover(args["vault"], progress)
+
+    return {
+        "vault.recovery": _Call(plan, {"vault": _TEXT}),
+        "vault.recover": _Call(recover, {"vault": _TEXT}, long=True),
+    }

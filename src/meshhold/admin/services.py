@@ -201,6 +201,26 @@ class Repairs(Protocol):
         """Return how far one vault or all are."""
 
 
+class Secrets(Protocol):
+    """Secrets of vaults as one word each; whoever has it can read everything."""
+
+    def export(self, vault: str, /) -> str:
+        """Return a vault's secrets."""
+
+    async def take(self, word: str, /) -> Any:
+        """Make this node a trusted member of the vault of these secrets; return its view."""
+
+
+class Recovery(Protocol):
+    """Indexes whose replicas are gone for good, brought back from a snapshot. Views carry `taken_ms` and `objects`."""
+
+    async def plan(self, vault: str, /) -> Any:
+        """Tell what would be brought back. Errors: `ConflictError` while the replicas answer; `NotFoundError`."""
+
+    async def recover(self, vault: str, progress: ReportProgress, /) -> Any:
+        """Bring it back; return the view with `rows`, those that were put back."""
+
+
 Status = Callable[[], dict[str, Any]]
 """Returns node_id, name, version, uptime_s, data_dir, s3_addr (`""` when off), region, disk_total, disk_free (bytes),
 vaults, objects (counts), mesh (a sentence) and indexes: for each vault whose index this node keeps `vault`, `name` and

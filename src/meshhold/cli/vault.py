@@ -20,6 +20,7 @@ from meshhold.cli.vault_check import check, repair
 from meshhold.cli.vault_conflicts import conflicts
 from meshhold.cli.vault_index import ask_index, index_lines, set_vault
 from meshhold.cli.vault_members import MEMBER_COMMANDS
+from meshhold.cli.vault_recovery import RECOVERY_COMMANDS
 from meshhold.errors import RefusedError
 
 
@@ -28,7 +29,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in (*MEMBER_COMMANDS, set_vault, conflicts, check, repair):
+for _command in (*MEMBER_COMMANDS, *RECOVERY_COMMANDS, set_vault, conflicts, check, repair):
     vault.add_command(_command)
 
 

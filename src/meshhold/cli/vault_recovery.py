@@ -1,0 +1,90 @@
+"""`vault export`, `vault import`, `vault recover`: its secrets in a safe place, its index after a disaster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import click
+
+from meshhold.cli.output import SHORT_LENGTH, printable, size_text, time_text
+from meshhold.cli.session import Session, client_options
+from meshhold.errors import RefusedError
+
+
+@click.command("export")
+@click.argument("vault_ref", metavar="VAULT")
+@client_options
+@click.pass_obj
+def export_vault(session: Session, vault_ref: str) -> None:
+    """Print a vault's secrets, to be kept where no machine of the mesh can be lost with them."""
+    found = session.call("vault.export", {"vault": vault_ref})
+    click.echo(
+        "Whoever has this word can read and change everything in the vault. Keep it off these machines.", err=True
+    )
+    session.show(found, lambda: print(found["secrets"]))
+
+
+@click.command("import")
+@click.argument("secrets", metavar="SECRETS")
+@client_options
+@click.pass_obj
+def import_vault(session: Session, secrets: str) -> None:
+    """Make this node a trusted member of a vault by its exported secrets; - reads them from standard input."""
+    word = sys.stdin.read() if secrets == "-" else secrets
+    found = session.call("vault.import", {"secrets": "".join(word.split())})
+
+    def people() -> None:
+        print(printable(f"this node is a trusted member of vault {found['name']} ({found['id'][:SHORT_LENGTH]})"))
+
+    session.show(found, people)
+
+
+@click.command()
+@click.argument("vault_ref", metavar="VAULT")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_options
+@click.pass_obj
+def recover(session: Session, vault_ref: str, yes: bool) -> int:
+    """Found a vault's index anew on this node, from its newest snapshot, when those that kept it are gone for good.
+
+    Exits with 1 if an object that came back is damaged.
+    """
+    plan = session.call("vault.recovery", {"vault": vault_ref})
+    if not yes and not _confirmed(plan):
+        raise RefusedError("nothing was changed", "answer y, or use --yes in scripts")
+    done = session.call("vault.recover", {"vault": plan["vault"]}, long=True)
+    reports = session.call("vault.check", {"vault": plan["vault"], "deep": False}, long=True)
+    damaged = sum(report["damaged"] for report in reports)
+
+    def people() -> None:
+        print(printable(f"vault {done['name']}: its index is kept by this node now, {done['rows']} rows were put back"))
+        print(f"it is as of {time_text(done['taken_ms'])}: what was written later is lost, deleted objects may be back")
+        objects = sum(report["objects"] for report in reports)
+        print(f"{objects} objects, {damaged} of them damaged")
+        if damaged:
+            print(f"which ones: meshhold vault check {done['vault'][:SHORT_LENGTH]}")
+
+    session.show({**done, "damaged": damaged}, people)
+    return 1 if damaged else 0
+
+
+def _confirmed(plan: dict[str, Any]) -> bool:
+    names = ", ".join(plan["replicas"]) or "nobody known"
+    lines = [
+        f"The index of vault {plan['name']} was kept by {names}; no majority of them answers.",
+        f"Its newest snapshot: {time_text(plan['taken_ms'])}, {plan['objects']} objects, {size_text(plan['bytes'])}.",
+        "What was written later is lost. Machines that come back afterwards drop what they have of this index.",
+        "If one of them can be started again, do that instead.",
+    ]
+    if plan["keeps_rows"]:
+        lines.insert(2, "This node kept it too: what it has stays, and may be newer.")
+    print("\n".join(printable(line) for line in lines), file=sys.stderr)
+    try:
+        return click.confirm("found the index anew here?", err=True)
+    except click.Abort:  # nobody is there to answer
+        print(file=sys.stderr)
+        return False
+
+
+RECOVERY_COMMANDS: Final = (export_vault, import_vault, recover)
