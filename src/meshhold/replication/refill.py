@@ -64,7 +64,9 @@ class Refill:
 
     async def _settle(self, work: Pass, partition: int, fellows: list[NodeId]) -> None:
         bits = work.view.bits
-        mine = set(await self._inventory.names(work.vault, bits, partition))
+        # A node that lost its disk has nothing to list; what came meanwhile is fetched once more, which harms nothing.
+        is_empty = work.mine.counts[partition] == 0
+        mine: set[ChunkId] = set() if is_empty else set(await self._inventory.names(work.vault, bits, partition))
         held = await self._names(work, partition, fellows)
         wanted: dict[ChunkId, _Wanted] = {}
         for node, names in held.items():
