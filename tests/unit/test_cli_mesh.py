@@ -290,7 +290,7 @@ def test_sharing_a_vault_says_what_two_machines_mean(node: FakeNode, typed: Type
     assert "Both attic and cellar must be up" in err
     assert "A third machine ends that" in err
     assert "--consistency available" not in err  # while this version refuses it
-    assert "the content of objects above 16 KiB stays on the machine that they were put on" in err
+    assert "What it is to keep of larger objects is copied to it from now on" in err
     _, out, err = typed("vault", "remove-member", "photos", "cellar")
     assert out == f"cellar ({node_id('b')[:8]}) is no member of vault photos any more\n"
     assert "cannot open what is written from now on" in err
@@ -320,7 +320,7 @@ def test_an_unreliable_member_keeps_no_index(node: FakeNode, typed: Typed) -> No
 def test_an_untrusted_member_stores_ciphertext(typed: Typed, asked: Callable[..., Any], node: FakeNode) -> None:
     _, out, err = typed("vault", "add-member", "photos", "cellar", "--untrusted")
     assert out.endswith("is an untrusted member of vault photos: it can read nothing of it\n")
-    assert "Keep a backup." in err
+    assert "see: meshhold vault repair photos --watch" in err
     assert "are kept by" not in err
     assert [member["role"] for member in asked("vault", "members", "photos")] == ["trusted", "untrusted"]
     assert typed("vault", "add-member", "photos", "cellar", "--untrusted")[0] == 1

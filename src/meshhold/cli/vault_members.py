@@ -12,9 +12,9 @@ from meshhold.cli.vault_index import LINEARIZABLE, IndexView, advice_lines, ask_
 from meshhold.errors import RefusedError
 
 TRUSTED: Final = "trusted"
-_LARGE_STAY: Final = """\
-In this version the content of objects above 16 KiB stays on the machine that they were put on: only names and metadata
-are copied. Keep a backup."""
+_FILLING: Final = (
+    "What it is to keep of larger objects is copied to it from now on; see: meshhold vault repair {vault} --watch"
+)
 
 _GONE: Final = """\
 --gone is for a machine that is stolen or broken. If {node} ever came back with its data, or were told the same of
@@ -61,7 +61,7 @@ def add_member(session: Session, vault_ref: str, node_ref: str, untrusted: bool)
         if made["role"] == TRUSTED:
             lines = _sharing_lines(session.call("vault.members", {"vault": vault_ref}), session, vault_ref, made)
             click.echo("\n".join(map(printable, lines)), err=True)
-        click.echo(_LARGE_STAY, err=True)
+        click.echo(_FILLING.format(vault=printable(vault_ref)), err=True)
 
     session.show(made, people)
 
