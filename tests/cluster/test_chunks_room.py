@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -53,8 +54,8 @@ def drain(node: ChunkNode) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("count", "most"), [(16, MIB), pytest.param(500, 8 * MIB, marks=LONG)])
-def test_one_machine_becomes_three_then_one_is_drained(count: int, most: int) -> None:
-    """Data is where it should be after `add-member` and after `node drain`, with no other command."""
+def test_one_machine_becomes_three(count: int, most: int) -> None:
+    """All data is on three machines after two `add-member`, with no other command."""
     with open_folder() as folder, open_chunk_cluster(folder, 1, 3) as cluster:
         size = fill(cluster.clients(), "kept", sizes(count, 20 * KIB, most))
         for name in ("n2", "n3"):
@@ -63,9 +64,19 @@ def test_one_machine_becomes_three_then_one_is_drained(count: int, most: int) ->
         cluster.wait_serving()
         print(f"{count} objects, {size / MIB:.0f} MiB: three copies of all after {took_s:.1f} s")  # noqa: T201 - a figure
         cluster.assert_whole()
-        cluster.add_member(cluster.add("n4"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("count", "factor"), [(4, 3), (3, 2)])
+def test_a_drained_machine_may_be_thrown_away(count: int, factor: int) -> None:
+    """Once `node drain` says that it is safe, the others have all of it: chunks at the full factor, and the index."""
+    with open_folder() as folder, open_chunk_cluster(folder, count, factor) as cluster:
+        fill(cluster.clients(), "kept", sizes(100, 20 * KIB, 4 * MIB))
         gone = cluster.nodes[1]
-        drain(gone)
+        began_s = time.monotonic()
+        done = drain(gone)
+        print(f"drained after {time.monotonic() - began_s:.0f} s: {done.stdout}")  # noqa: T201 - a figure
         assert gone.chunk_files(cluster.vault) == {}
         assert gone.name not in cluster.replicas()
         gone.stop()
