@@ -73,6 +73,18 @@ class Servers:
         """Return the end of the log as a table can show it."""
         return last_words(self._log.read_text(errors="replace") if self._log.exists() else "")
 
+    def stop_one(self, pid: int) -> None:
+        """End the process `pid` and what it spawned, and wait for it; the others go on."""
+        (process,) = (each for each in self._running if each.pid == pid)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self._stop_timeout_s)
+        for left in session_pids(frozenset({pid})):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+        process.wait()
+        self._running.remove(process)
+
     def stop(self) -> None:
         """End every process that was started, last first; kill what is left in their sessions after the timeout."""
         for process in reversed(self._running):

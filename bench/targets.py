@@ -69,17 +69,17 @@ class SeaweedFS(Target):
             (self.folder / name).mkdir()
         endpoint = Endpoint(s3, BUCKET, "us-east-1", "benchaccess", "benchsecretbenchsecret")
         config = self.folder / "s3.json"
-        config.write_text(json.dumps(_seaweed_identities(endpoint)))
+        config.write_text(json.dumps(seaweed_identities(endpoint)))
         plan = [
             (master, ["master", here, "-mdir=master"]),
             (volume, ["volume", here, "-dir=volume", "-max=1000", f"-master={at}", "-preStopSeconds=0"]),
             (filer, ["filer", here, "-defaultStoreDir=filer", f"-master={at}", "-localSocket=filer.sock"]),
-            (s3, ["s3", here, "-ip.bind=127.0.0.1", f"-filer=127.0.0.1:{filer}", f"-config={config}", *_S3_ONLY]),
+            (s3, ["s3", here, "-ip.bind=127.0.0.1", f"-filer=127.0.0.1:{filer}", f"-config={config}", *S3_ONLY]),
         ]
         for port, words in plan:
             self.servers.start([*weed, *words, f"-port={port}", f"-port.grpc={port + GRPC_OFFSET}"], self.folder)
             self.servers.wait_port(port)
-        _make_bucket(endpoint, self.servers)
+        make_bucket(endpoint, self.servers)
         return endpoint
 
     def version(self) -> str:
@@ -87,14 +87,15 @@ class SeaweedFS(Target):
         return _first_line([str(tool("weed")), "version"])
 
 
-_S3_ONLY: Final = (
+S3_ONLY: Final = (
     "-localSocket=s3.sock",  # by default it lies in /tmp and stays there
     "-port.iceberg=0",  # doors of other protocols, whose default ports may be taken
     "-port.lance=0",
 )
 
 
-def _seaweed_identities(endpoint: Endpoint) -> dict[str, object]:
+def seaweed_identities(endpoint: Endpoint) -> dict[str, object]:
+    """Return SeaweedFS's configuration of one key that may do everything."""
     credentials = {"accessKey": endpoint.access_key_id, "secretKey": endpoint.secret_access_key}
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     return {"identities": [{"name": "bench", "credentials": [credentials], "actions": actions}]}
@@ -132,7 +133,7 @@ def _first_line(command: list[str]) -> str:
     return (done.stdout.strip().splitlines() or ["unknown"])[0]
 
 
-def _make_bucket(endpoint: Endpoint, servers: Servers) -> None:
+def make_bucket(endpoint: Endpoint, servers: Servers) -> None:
     """Create the bucket and write one object, repeating both until the parts of the target have found each other."""
     signer = signer_now(endpoint)
     deadline = time.monotonic() + _READY_TIMEOUT_S
