@@ -35,7 +35,6 @@ from meshhold.store.objects import Objects
 from meshhold.store.renewal import Renewal
 from meshhold.store.uploads import Completion, PartClaim, Uploads
 from meshhold.store.vaults import Vaults
-from meshhold.store.whereabouts import Whereabouts
 
 KIB = 1024
 MIB = 2**20
@@ -149,10 +148,7 @@ class StoreKit:
         self.vaults = Vaults(self.directory, self.registers, chunks, run_inline, self.gates)
         self.access = Access(self.directory, self.vaults)
         renewal = Renewal(chunks, self.reader, run_inline)
-        other_taker = Whereabouts(self.directory, lambda node: f"node {short_id(node)}").other_taker
-        self.objects = Objects(
-            self.registers, self.writer, self.reader, renewal, self.gates, wall.now_ms, other_taker=other_taker
-        )
+        self.objects = Objects(self.registers, self.writer, self.reader, renewal, self.gates, wall.now_ms)
         self.uploads = Uploads(self.registers, self.writer, self.objects, self.clock, wall.now_ms)
         self.listing = Listing(self.registers)
         self.collector = Collector(self.registers, chunks, self.reader, self.writer, run_inline)
@@ -167,7 +163,6 @@ class StoreKit:
             tombstones=self.keeping.tombstones,
             grace_s=GRACE_S,
             new_salt=lambda: b"salt" * 6,
-            other_taker=other_taker,
         )
 
     async def bucket(self, alias: str = "photos") -> Bucket:

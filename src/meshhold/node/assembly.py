@@ -60,7 +60,6 @@ from meshhold.store.rings import Rings
 from meshhold.store.roll_call import RollCall
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
-from meshhold.store.whereabouts import Whereabouts
 
 COMMIT_THREADS: Final = 2  # one commits, one moves the log into the file
 PEER_THREADS: Final = 4  # disk work for peers and for repair
@@ -203,9 +202,8 @@ def _assemble(
     gates = Gates()
     vaults = Vaults(directory, registers, chunks, run_blocking, gates)
     access = Access(directory, vaults)
-    other_taker = Whereabouts(directory, nodes.name_of).other_taker
     renewal = Renewal(chunks, reader, run_blocking, copies=chunk_keeping.copies)
-    objects = Objects(registers, writer, reader, renewal, gates, now_ms, other_taker=other_taker)
+    objects = Objects(registers, writer, reader, renewal, gates, now_ms)
     uploads = Uploads(registers, writer, objects, clock, now_ms)
     collector = Collector(
         registers,
@@ -227,10 +225,10 @@ def _assemble(
         tombstones=keeping.tombstones,
         grace_s=COLLECT_GRACE_S,
         new_salt=new_salt,
-        other_taker=other_taker,
         fellows=fellowship,
         own=chunk_keeping.witness,
         name_of=nodes.name_of,
+        kept=chunk_keeping.vaults,
     )
     roll_call = RollCall(nodes, registers.replica)
     index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)

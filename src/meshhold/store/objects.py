@@ -11,15 +11,11 @@ import trio
 
 from meshhold.crypto.random import new_salt
 from meshhold.errors import (
-    ChunkMissingError,
-    ContentElsewhereError,
-    MeshHoldError,
     MetadataTooLargeError,
     NoSuchObjectError,
     TooLargeError,
 )
 from meshhold.model.entry import ObjectVersion, Space, Value
-from meshhold.model.ids import OpId, VaultId
 from meshhold.replication.reader import ChunkReader, Sink
 from meshhold.replication.registers import Change, Early, Registers, Write
 from meshhold.replication.tasks import open_tasks
@@ -39,8 +35,6 @@ COPY_SIZE_MAX: Final = 5 * 2**30  # S3's limit for CopyObject; larger objects ar
 class Objects:
     """The objects of the vaults that this node can open.
 
-    `other_taker` names the other machine that made a change; see `Whereabouts`.
-
     Resources: borrows its collaborators; closes nothing.
     """
 
@@ -52,8 +46,6 @@ class Objects:
         renewal: Renewal,
         gates: Gates,
         now_ms: Callable[[], int],
-        *,
-        other_taker: Callable[[VaultId, OpId], str] = lambda _vault, _op: "",
     ) -> None:
         self._registers = registers
         self._writer = writer
@@ -61,7 +53,6 @@ class Objects:
         self._renewal = renewal
         self.gates = gates
         self._now_ms = now_ms
-        self._other_taker = other_taker
 
     async def put(
         self, bucket: Bucket, key: bytes, body: Body, metadata: Metadata, condition: WriteCondition = ALWAYS
@@ -148,38 +139,17 @@ class Objects:
     async def send(self, bucket: Bucket, key: bytes, version: ObjectVersion, start: int, stop: int, sink: Sink) -> None:
         """Hand bytes `start` to `stop` of the version to the sink.
 
-        Errors: see `ChunkReader.copy`; `ContentElsewhereError` if another machine took what is missing here.
+        Errors: see `ChunkReader.copy`.
         """
         content = open_content(bucket.keys, key, version.content)
-        try:
-            await self._reader.copy(bucket.keys, content, start, stop, sink)
-        except ChunkMissingError as error:
-            raise await self._explained(bucket, key, version, error) from error
-
-    async def _explained(
-        self, bucket: Bucket, key: bytes, version: ObjectVersion, error: ChunkMissingError
-    ) -> MeshHoldError:
-        """Return the error that a missing chunk of a version stands for: damage, or content of another machine."""
-        entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
-        if entry is None or not isinstance(entry.value, ObjectVersion) or entry.value.content != version.content:
-            return error
-        taker = self._other_taker(bucket.id, entry.op)
-        if not taker:
-            return error
-        return ContentElsewhereError(
-            f"the content of this object is on {taker}, where it was put, and not on this machine",
-            f"read it through {taker}",
-        )
+        await self._reader.copy(bucket.keys, content, start, stop, sink)
 
     async def parts(self, bucket: Bucket, key: bytes, version: ObjectVersion) -> list[PartRow]:
         """Return the parts that the object was uploaded in; empty for one that came in one piece.
 
         Errors: as `send`.
         """
-        try:
-            return await self.parts_of(bucket, open_content(bucket.keys, key, version.content))
-        except ChunkMissingError as error:
-            raise await self._explained(bucket, key, version, error) from error
+        return await self.parts_of(bucket, open_content(bucket.keys, key, version.content))
 
     async def parts_of(self, bucket: Bucket, content: Content) -> list[PartRow]:
         """Return the part table of an opened content."""
@@ -208,7 +178,7 @@ class Objects:
 
         Within a vault no byte moves: the new entry refers to the same chunks, renewed first. Between vaults the bytes
         are opened and sealed anew. The ETag and checksums stay the source's.
-        Errors: `TooLargeError` above 5 GiB; what the condition raises; `ContentElsewhereError`.
+        Errors: `TooLargeError` above 5 GiB; what the condition raises; those of `send`.
         """
         if source.size > COPY_SIZE_MAX:
             raise TooLargeError(f"the source has {source.size} bytes; CopyObject takes up to 5 GiB", "copy it by parts")
@@ -216,10 +186,7 @@ class Objects:
             check_metadata(metadata)
         self.check_condition(bucket, condition)
         with self._writer.in_flight() as flight:
-            try:
-                content = await self._copy_content(source_bucket, source_key, source, bucket)
-            except ChunkMissingError as error:
-                raise await self._explained(source_bucket, source_key, source, error) from error
+            content = await self._copy_content(source_bucket, source_key, source, bucket)
             await self.renew_written(bucket, content, flight)
             version = replace(
                 source,
