@@ -515,3 +515,17 @@ async def test_what_nobody_else_has_is_left_to_repair(kit: StoreKit, bucket: Buc
     report = await scrub(kit)
     assert (report.corrupt, report.repaired, machines.repairs) == ([chunk.hex()], 0, [bucket.id])
     assert (await check(kit)).missing == ["photos/k"]
+
+
+async def test_scrub_takes_no_keys(kit: StoreKit, bucket: Bucket) -> None:
+    """What an untrusted member keeps of a vault that it cannot open is read and mended as all else."""
+    machines = machines_of(kit, "b", 2)
+    kit.care._kept = lambda: [bucket.id, VAULT]
+    content = LARGE + b"of another vault"
+    chunk = ChunkId(hash_bytes(content))
+    for store in machines.stores.values():
+        store.put(VAULT, chunk, content)
+    spoil(kit.chunks, VAULT, chunk)
+    report = await kit.care.scrub(None, ignore)
+    assert (report.chunks, report.corrupt, report.repaired) == (1, [chunk.hex()], 1)
+    assert kit.chunks.get(VAULT, chunk) == content

@@ -79,7 +79,8 @@ class Care:
     """Check, scrub and collect for the vaults of this node.
 
     `fellows` reaches the other members of vaults; without it, or in a vault that has one member, this node's chunks
-    are all there are. `own` tells of this node's chunks, `name_of` gives a node's name.
+    are all there are. `own` tells of this node's chunks, `name_of` gives a node's name. `kept` names the vaults whose
+    chunks are here, those too that this node cannot open; None: those that it can.
 
     `other_taker` names the other machine that made a change; see `Whereabouts`. `grace_s`: how long an unreferenced
     chunk is kept. Resources: borrows its collaborators.
@@ -102,6 +103,7 @@ class Care:
         fellows: Fellows | None = None,
         own: Witness | None = None,
         name_of: Callable[[NodeId], str] = short_id,
+        kept: Callable[[], Iterable[VaultId]] | None = None,
     ) -> None:
         self._directory = directory
         self._vaults = vaults
@@ -117,6 +119,7 @@ class Care:
         self._fellows = fellows
         self._own = own or OwnWitness(chunks, run_blocking)
         self._name_of = name_of
+        self._kept = kept or (lambda: list(directory.by_id))
         self._me = directory.identity.node_id
         self._collecting = trio.Lock()
 
@@ -156,20 +159,22 @@ class Care:
     async def scrub(self, vault: str | None, progress: Progress, *, pause_s_per_mib: float = 0.0) -> ScrubReport:
         """Rehash every stored chunk; damaged ones go to quarantine and are fetched anew from who has a good copy.
 
-        Where nobody has one, `check` names what they belonged to.
+        Where nobody has one, `check` names what they belonged to. It takes no keys: None means every vault kept here.
         """
         report = ScrubReport()
-        for bucket in self._chosen(vault):
-            stats = self._chunks.scan(bucket.id)
+        known = self._directory.by_id
+        for vault_id in self._kept() if vault is None else [self._vaults.find(vault).id]:
+            name = known[vault_id].name if vault_id in known else short_id(vault_id)
+            stats = self._chunks.scan(vault_id)
             while (stat := await self._run_blocking(next, stats, None)) is not None:
                 try:
-                    await self._run_blocking(self._chunks.get, bucket.id, stat.chunk)
+                    await self._run_blocking(self._chunks.get, vault_id, stat.chunk)
                 except IntegrityError:
-                    await self._mend(bucket.id, stat, report)
+                    await self._mend(vault_id, stat, report)
                 report.chunks += 1
                 report.bytes += stat.size
                 if report.chunks % PROGRESS_EVERY == 0:
-                    await progress({"vault": bucket.name, "chunks": report.chunks, "bytes": report.bytes})
+                    await progress({"vault": name, "chunks": report.chunks, "bytes": report.bytes})
                 if pause_s_per_mib:
                     await trio.sleep(pause_s_per_mib * stat.size / 2**20)
         return report
