@@ -11,6 +11,8 @@ from meshhold.cli.output import SHORT_LENGTH, printable, size_text, time_text
 from meshhold.cli.session import Session, client_options
 from meshhold.errors import RefusedError
 
+_WARNING: Final = "Whoever has this word can read and change everything in the vault. Keep it off these machines."
+
 
 @click.command("export")
 @click.argument("vault_ref", metavar="VAULT")
@@ -19,10 +21,12 @@ from meshhold.errors import RefusedError
 def export_vault(session: Session, vault_ref: str) -> None:
     """Print a vault's secrets, to be kept where no machine of the mesh can be lost with them."""
     found = session.call("vault.export", {"vault": vault_ref})
-    click.echo(
-        "Whoever has this word can read and change everything in the vault. Keep it off these machines.", err=True
-    )
-    session.show(found, lambda: print(found["secrets"]))
+
+    def people() -> None:
+        print(_WARNING, file=sys.stderr)
+        print(found["secrets"])
+
+    session.show(found, people)
 
 
 @click.command("import")
