@@ -52,6 +52,13 @@ def _believes_itself(_: Any) -> Any:
     return confirmed
 
 
+def _gives_nothing(_: Any) -> Any:
+    async def hand_over(_self: Surplus, _work: Any, _holders: Any, batch: list[ChunkId]) -> list[ChunkId]:
+        return batch
+
+    return hand_over
+
+
 def _one_fewer(needed: Any) -> Any:
     return lambda self, sound, present: max(1, needed(self, sound, present) - 1)
 
@@ -95,19 +102,26 @@ BUGS: Final = {
         "the chunks of a long upload are not renewed", (Change(Renewal, "renew_written", _does_nothing),), "long"
     ),
     "copies-unrenewed": Bug("a copied object's chunks keep their age", (Change(Renewal, "renew", _does_nothing),)),
-    "surplus-unverified": Bug(
-        "a copy goes before its holders say that they have it", (Change(Surplus, "_confirmed", _believes_itself),)
+    "surplus-unasked": Bug(
+        "a copy goes before its holders say that they have it",
+        (Change(Surplus, "_hand_over", _gives_nothing), Change(Surplus, "_confirmed", _believes_itself)),
+        "views",
     ),
-    "handoff-forgotten": Bug("nobody moves copies to their holders", (Change(Surplus, "run", _does_nothing),)),
+    "surplus-unread": Bug(
+        "a copy goes when its holders have something by its name",
+        (Change(Surplus, "_confirmed", _believes_itself),),
+        "rot",
+    ),
+    "handoff-forgotten": Bug("nobody moves copies to their holders", (Change(Surplus, "run", _does_nothing),), "short"),
     "read-unverified": Bug(
-        "a read does not look whether the bytes are right", (Change(SimulatedChunks, "get", _reads_blindly),)
+        "a read does not look whether the bytes are right", (Change(SimulatedChunks, "get", _reads_blindly),), "rot"
     ),
     "no-lease": Bug(
         "who says that it has a copy may remove it a moment later",
         (Change(Leases, "grant", _leases_freely), Change(Leases, "begin", _begins_always)),
         "views",
     ),
-    "ack-early": Bug("a write waits for one copy fewer", (Change(Tally, "_needed", _one_fewer),)),
+    "ack-early": Bug("a write waits for one copy fewer", (Change(Tally, "_needed", _one_fewer),), "short"),
     "own-replica": Bug("the collector walks only its own replica", (Change(Sources, "of", _own_replica),), "blind"),
     "clock-believed": Bug("a clock that was set ages chunks", (Change(ClockWatch, "wait_s", _never_waits),), "clocks"),
 }

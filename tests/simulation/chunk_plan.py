@@ -80,18 +80,18 @@ def draw(seed: int, lives: str = "mixed") -> ChunkPlan:
         lag_s=chance.choice(LAGS_S),
         grain_ms=chance.choice([1, 1, 1000]),
     )
-    plan.requests = max(3, 40 // (plan.clients * plan.episodes))
+    plan.requests = max(3, 60 // (plan.clients * plan.episodes))
     kinds = chance.sample(list(FAULTS), chance.randint(2, 6))
     plan.weights = {kind: FAULTS[kind] for kind in kinds}
     plan.skew_s = chance.choice([0.0, 0.05, 0.4]) * plan.window_s
     plan.pace = Pace(
-        grace_s=chance.choice([30 * MINUTE_S, 60 * MINUTE_S]),
+        grace_s=chance.choice([20 * MINUTE_S, 40 * MINUTE_S]),
         collect_s=chance.choice([5 * MINUTE_S, 15 * MINUTE_S]),
         scrub_s=20 * MINUTE_S,
         out_after_s=chance.choice([2 * MINUTE_S, 10 * MINUTE_S]),
     )
     plan.pauses_s = chance.choice(
-        [(1.0, 60.0), (1.5 * plan.pace.out_after_s,), (1.2 * plan.pace.grace_s, 2.5 * plan.pace.grace_s)]
+        [(1.0, 60.0), (60.0,), (1.5 * plan.pace.out_after_s,), (1.2 * plan.pace.grace_s, 2.0 * plan.pace.grace_s)]
     )
     plan.mix = _draw_mix(chance, plan.pace)
     plan.weather = Weather(
@@ -103,7 +103,7 @@ def draw(seed: int, lives: str = "mixed") -> ChunkPlan:
         late_s=chance.choice([3.0, 30.0, 150.0]),
         deaf=chance.choice([0.0, 0.5, 1.0]),
     )
-    kind = lives if lives in LIVES else chance.choice([*LIVES, *["mixed"] * MIXED_WEIGHT])
+    kind = lives if lives in LIVES else chance.choice([*list(LIVES)[1:], *["mixed"] * MIXED_WEIGHT])
     if kind in LIVES:
         LIVES[kind](plan, chance)
     return plan
@@ -148,7 +148,30 @@ def _clocks(plan: ChunkPlan, chance: random.Random) -> None:
     plan.mix.think_s = chance.choice([1.0, 10.0])
 
 
-LIVES: Final = {"long": _long, "views": _views, "blind": _blind, "clocks": _clocks}
+def _short(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let little time pass."""
+    plan.episodes = 1
+    plan.pauses_s = (chance.choice([1.0, 60.0, 1.5 * plan.pace.out_after_s]),)
+    plan.pace.grace_s = 20 * MINUTE_S
+    plan.pace.collect_s = 5 * MINUTE_S
+    plan.mix.think_s = min(plan.mix.think_s, 1.0)
+    plan.mix.sizes.slow = 0.0
+    for kind in ("away", "sleep", "jump"):
+        plan.weights.pop(kind, None)
+    plan.weights.setdefault("crash", 1)
+
+
+def _rot_often(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let disks rot while copies move."""
+    _short(plan, chance)
+    plan.weights = {"rot": 10, "weigh": 6, "factor": 3, "leave": 3, "ill_chunks": 2}
+    plan.faults = 14
+    plan.factor = chance.choice([2, 3])
+    plan.mix.think_s = 10.0
+    plan.pauses_s = (5 * MINUTE_S,)
+
+
+LIVES: Final = {"short": _short, "rot": _rot_often, "long": _long, "views": _views, "blind": _blind, "clocks": _clocks}
 MIXED_WEIGHT: Final = 12
 
 

@@ -78,6 +78,17 @@ class Stream:
             way.under_way.append(piece)
             way.wake()
 
+    def send_soon(self, data: bytes | bytearray | memoryview) -> int:
+        """Take all of `data` if nothing else waits to be sent, else nothing; return how many bytes."""
+        self._check(self._sent_eof)
+        way = self.other.incoming
+        if way.held >= WINDOW_BYTES:
+            return 0
+        way.held += len(data)
+        way.under_way.append(bytes(data))
+        way.wake()
+        return len(data)
+
     async def send_eof(self) -> None:
         """Tell the peer that nothing more comes. Idempotent."""
         if not self._sent_eof:

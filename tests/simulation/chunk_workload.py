@@ -23,7 +23,7 @@ from meshhold.model.entry import ObjectVersion
 POOL: Final = 24
 """Blocks that contents are made of, beside those that are new."""
 _WEIGHTS: Final = {
-    "put": 24, "create": 6, "match": 6, "delete": 12, "delete_match": 3, "swap": 3, "get": 22, "head": 2, "list": 3,
+    "put": 24, "create": 4, "match": 4, "delete": 12, "delete_match": 2, "swap": 2, "get": 20, "head": 1, "list": 1,
     "multipart": 8, "copy": 10,
 }  # fmt: skip
 

@@ -45,7 +45,7 @@ from meshhold.sealing.manifest import open_node
 REPAIRED_WITHIN_S: Final = 30 * 60.0
 """Two rounds of repair that nobody asks for, a scrub before them, and leases between them."""
 CHECK_EVERY_S: Final = 30.0
-WATCH_EVERY_S: Final = 7.0
+WATCH_EVERY_S: Final = 20.0
 TASKS_MAX: Final = 3_000
 SMALL_INLINE: Final = 512
 _REFERRING: Final = (Space.PARTS, Space.OBJECTS, Space.CONFLICTS)
