@@ -7,6 +7,7 @@ import struct
 from dataclasses import replace
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.store_kit import Wall, run_inline
@@ -17,7 +18,7 @@ from meshhold.errors import ConflictError, InvalidError, UnknownFormatError
 from meshhold.model.ids import ChunkId, VaultId
 from meshhold.replication.clock_watch import ClockWatch
 from meshhold.replication.marks import BYTES_MAX, Marks, Order, unpack_order
-from meshhold.replication.obeying import Obeying
+from meshhold.replication.obeying import ORDERS_MAX, Obeying
 
 VAULT = VaultId("v" * 32)
 GRACE_S = 1000.0
@@ -141,6 +142,23 @@ async def test_a_sender_that_walked_a_replaced_index_is_not_obeyed(holder: Holde
     with pytest.raises(ConflictError, match="others keep the index"):
         await holder.obey(epoch=2)
     assert await holder.obey(epoch=4) == 1
+
+
+async def test_orders_wait_in_a_short_line(holder: Holder) -> None:
+    refused: list[ConflictError] = []
+
+    async def obey() -> None:
+        try:
+            await holder.obey()
+        except ConflictError as error:
+            refused.append(error)
+
+    holder.put(b"dead", 10 * GRACE_S)
+    async with trio.open_nursery() as nursery:
+        for _ in range(ORDERS_MAX + 2):
+            nursery.start_soon(obey)
+    assert len(refused) == 2
+    assert await holder.obey() == 0
 
 
 # -- the form that travels ---------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from meshhold.replication.snapshots import Snapshots
 from meshhold.store.directory import Bucket
 from meshhold.store.recovery import EPOCHS_AHEAD, IndexNews, Recovery
 from meshhold.store.renewal import Renewal
+from meshhold.store.roll_call import ReplicaView
 from meshhold.store.secrets import Secrets, decode_secrets, encode_secrets
 
 LARGE = bytes(range(256)) * 800
@@ -33,6 +34,17 @@ async def ignore(_: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
+class Roll:
+    """Replicas that are asked one by one; `states` of those that are not silent."""
+
+    def __init__(self) -> None:
+        self.states: dict[NodeId, str] = {}
+
+    async def views(self, _vault: Any, configuration: Configuration) -> dict[NodeId, ReplicaView]:
+        states = {node: self.states.get(node, "silent") for node in configuration.nodes}
+        return {node: ReplicaView(node, node[:1], "", True, state) for node, state in states.items()}
+
+
 @dataclass
 class Rig:
     """A kit with snapshots and recovery."""
@@ -42,6 +54,7 @@ class Rig:
     recovery: Recovery
     news: IndexNews
     secrets: Secrets
+    roll: Roll
 
     async def lose_majority(self, bucket: Bucket, *, seat: bool) -> None:
         """Let the index be kept by nodes that never answer; with `seat` this one is a minority of them."""
@@ -67,16 +80,19 @@ class Deaf:
 def make_rig(kit: StoreKit) -> Rig:
     renewal = Renewal(kit.chunks, kit.reader, run_inline)
     snapshots = Snapshots(kit.directory, kit.registers, kit.index, kit.writer, kit.reader, renewal, kit.wall.now_ms)
+    roll = Roll()
     recovery = Recovery(
         kit.directory,
         kit.vaults,
         kit.registers,
         kit.replica,
         Deaf(kit),
+        roll,
         snapshots,
         stamp_node=kit.directory.identity.stamp_node,
     )
-    return Rig(kit, snapshots, recovery, IndexNews(kit.keeper, kit.seats), Secrets(kit.directory, kit.vaults))
+    news = IndexNews(kit.keeper, kit.seats)
+    return Rig(kit, snapshots, recovery, news, Secrets(kit.directory, kit.vaults), roll)
 
 
 @pytest.fixture
@@ -143,6 +159,16 @@ async def test_it_refuses_while_a_majority_answers(rig: Rig, bucket: Bucket) -> 
         with pytest.raises(ConflictError, match="nothing is lost"):
             await call
     assert await rig.kit.get(bucket, b"k") == b"v"
+
+
+async def test_it_is_to_be_run_where_a_part_of_the_index_is(rig: Rig, bucket: Bucket) -> None:
+    await rig.snapshots.take(bucket.keys)
+    await rig.lose_majority(bucket, seat=False)
+    rig.roll.states[AWAY] = "votes"
+    with pytest.raises(ConflictError, match="z has a part"):
+        await rig.recovery.recover("photos", ignore)
+    rig.roll.states[AWAY] = "refilling"
+    assert (await rig.recovery.recover("photos", ignore)).rows == 0
 
 
 async def test_without_a_snapshot_nothing_changes(rig: Rig, bucket: Bucket) -> None:

@@ -29,6 +29,8 @@ KNOWN_SINCE_S: Final = 1_672_531_200.0
 """2023: no chunk is older than this program. A clock without battery begins in 1970, or when its system was built."""
 SKEW_PART: Final = 8
 """Clocks of sender and holder may differ by this part of the grace, if that is more than a jump; see `collector`."""
+ORDERS_MAX: Final = 3
+"""Orders here at once, each with up to 64 MiB of marks; they are carried out one after the other."""
 _SWEEP_BATCH: Final = 256
 _LOG: Final = logging.getLogger("meshhold.collect")
 
@@ -66,11 +68,11 @@ class Obeying:
         self._oldest_start_s = oldest_start_s
         self._epoch_known = epoch_known
         self._turn = trio.Lock()
+        self._orders = 0
 
     async def obey(self, vault: VaultId, marks: bytes) -> holder_contract.Collected:
         """Carry out the order of a trusted member, whom the caller has checked; return chunks and bytes removed.
 
-        One order at a time: each may have 64 MiB of marks.
         Errors: `UnknownFormatError`; `ConflictError` says why nothing is removed here.
         """
         arrived_s = self._now_s()
@@ -87,8 +89,14 @@ class Obeying:
                 "collect on one of them",
             )
         cutoff_s = arrived_s - order.walk_ago_s - order.grace_s
-        async with self._turn:
-            found = await self.sweep(vault, order.marks, cutoff_s, order.grace_s)
+        if self._orders >= ORDERS_MAX:
+            raise ConflictError(f"{self._orders} orders to collect are being carried out", "it is told again later")
+        self._orders += 1
+        try:
+            async with self._turn:
+                found = await self.sweep(vault, order.marks, cutoff_s, order.grace_s)
+        finally:
+            self._orders -= 1
         return holder_contract.Collected(found.removed, found.bytes)
 
     async def sweep(self, vault: VaultId, marks: Marks, cutoff_s: float, grace_s: float) -> Collected:

@@ -42,6 +42,7 @@ from meshhold.replication.seats import Seats
 from meshhold.replication.snapshots import Snapshot, Snapshots
 from meshhold.sealing.index_blocks import IndexRow
 from meshhold.store.directory import Bucket, Directory
+from meshhold.store.roll_call import ReplicaView
 from meshhold.store.vaults import Vaults
 
 EPOCHS_AHEAD: Final = 1_000
@@ -49,6 +50,13 @@ EPOCHS_AHEAD: Final = 1_000
 _UNFINISHED: Final = "recovering/"
 _LOG: Final = logging.getLogger("meshhold.recovery")
 Progress = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Roll(Protocol):
+    """Whoever asks each index replica by itself; see `store.roll_call`."""
+
+    async def views(self, vault: VaultId, configuration: Configuration) -> dict[NodeId, ReplicaView]:
+        """Return how each replica of a configuration is."""
 
 
 class Majority(Protocol):
@@ -89,6 +97,7 @@ class Recovery:
         registers: Registers,
         replica: LocalReplica,
         majority: Majority,
+        roll: Roll,
         snapshots: Snapshots,
         *,
         stamp_node: bytes,
@@ -100,6 +109,7 @@ class Recovery:
         self._seats = registers.seats
         self._replica = replica
         self._majority = majority
+        self._roll = roll
         self._snapshots = snapshots
         self._stamp_node = stamp_node
         self._name_of = name_of
@@ -113,7 +123,8 @@ class Recovery:
     async def recover(self, vault: str, progress: Progress) -> RecoveryView:
         """Found the index anew on this node and put the rows of the newest snapshot back.
 
-        Errors: `ConflictError` while a majority of the replicas answers; `NotFoundError` without a snapshot;
+        Errors: `ConflictError` while a majority of the replicas answers, or where another node has more of the index
+        than this one; `NotFoundError` without a snapshot;
         `IntegrityError` and `UnavailableError` if its chunks cannot be read now: all of them are looked at before
         anything changes.
         """
@@ -156,13 +167,30 @@ class Recovery:
             current = await self._majority.current(bucket.id)
         except FatalError:
             raise
-        except (NoMajorityError, UnavailableError):
+        except UnavailableError:
+            await self._check_no_better_place(bucket)
             return
         names = ", ".join(self._name_of(node) for node in current.members)
         raise ConflictError(
             f"a majority of the index replicas of vault {bucket.name!r} answers ({names}): nothing is lost",
             "replace one that is gone with: meshhold vault remove-member VAULT NODE --gone",
         )
+
+    async def _check_no_better_place(self, bucket: Bucket) -> None:
+        """Errors: `ConflictError` if this node has no part of the index, and another one that answers does."""
+        try:
+            configuration = self._seats.configuration(bucket.id)
+        except NoMajorityError:
+            return
+        if self._seats.votes(bucket.id):
+            return
+        views = await self._roll.views(bucket.id, configuration)
+        voting = [view.name for node, view in views.items() if view.state == "votes" and node != self._seats.node]
+        if voting:
+            raise ConflictError(
+                f"{', '.join(voting)} has a part of the index of vault {bucket.name!r}, newer than any snapshot",
+                "run this there: what it has stays then",
+            )
 
     def _view(self, bucket: Bucket, snapshot: Snapshot) -> RecoveryView:
         try:
