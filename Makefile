@@ -61,17 +61,19 @@ chunks: $(VENV)/.dev ## Break nodes that keep chunks, fill, slow and lose their 
 	@.ci/need ip:iproute2 nft:nftables tc:iproute2
 	@$(BIN)/python -m pytest -m slow tests/cluster/test_chunks_*.py -v -rsP $(ONLY)
 
-# Seeds of the index simulation. Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
+# Seeds of the simulations of index and chunks. Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1
 SEEDS ?= 2000
+CHUNK_SEEDS ?= 500
 N ?= 5,20,100
 LOSS ?= 0,5,20
 HOURS ?= 1
 JOBS ?= 2
 INPUTS ?= 1000000
 
-sim: $(VENV)/.dev ## Simulate index and membership, fuzz the wire (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
+sim: $(VENV)/.dev ## Simulate index, chunks and membership, fuzz the wire (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
 	@$(BIN)/python -m tests.simulation.index_sim --seed $(SEED) --seeds $(SEEDS) --jobs $(JOBS)
+	@$(BIN)/python -m tests.simulation.chunk_sim --seed $(SEED) --seeds $(CHUNK_SEEDS) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.membership_sim \
 		--seed $(SEED) --nodes $(N) --loss $(LOSS) --only deaths,news,idle,split,join
 	@$(BIN)/python -m tests.simulation.membership_sim \

@@ -164,6 +164,10 @@ class SimulatedChunks(MemoryChunkStore):
         held = self._vaults.get(vault, {}).get(chunk)
         return held[0] if held is not None and hash_bytes(held[0]) == chunk else None
 
+    def future_s(self, vault: VaultId, now_s: float) -> float:
+        """Return how many seconds after `now_s` the youngest copy was touched, by a wrong clock; at least 0."""
+        return max([0.0, *(held[1] - now_s for held in self._vaults.get(vault, {}).values())])
+
     def is_good(self, vault: VaultId, chunk: ChunkId) -> bool:
         """Tell whether a good copy is there."""
         return self.peek(vault, chunk) is not None

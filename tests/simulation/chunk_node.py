@@ -6,7 +6,7 @@ What is the simulation's: the disk, the network, the clocks, and how records of 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -245,8 +245,3 @@ class ChunkRun(Run):
 def right_s() -> float:
     """Return what a right clock shows: seconds since 1970."""
     return EPOCH_MS / 1000 + trio.current_time()
-
-
-def members_of(machines: Sequence[ChunkMachine], roster: Roster) -> list[ChunkMachine]:
-    """Return the machines that are members."""
-    return [machine for machine in machines if machine.node in roster.nodes]
