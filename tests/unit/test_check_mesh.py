@@ -25,13 +25,13 @@ from meshhold.placement.ring import RingMember
 from meshhold.replication.holders import View
 from meshhold.replication.survey import COUNTED_FOR_S, OwnWitness
 from meshhold.replication.survey_wire import (
-    STOCK,
     IDS_MAX,
     READ_MAX,
+    STOCK,
     SURVEY,
-    Stock,
     RemoteWitness,
     State,
+    Stock,
     SurveyService,
 )
 from meshhold.store import checking

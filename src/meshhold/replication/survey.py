@@ -14,7 +14,7 @@ from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import ChunkCorruptError, ChunkMissingError, FatalError, MeshHoldError
 from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
 from meshhold.replication.holders import View
-from meshhold.replication.survey_wire import Stock, State, Witness
+from meshhold.replication.survey_wire import State, Stock, Witness
 from meshhold.replication.tasks import open_tasks
 
 _LOG: Final = logging.getLogger("meshhold.check")
