@@ -20,7 +20,7 @@ from tests.cluster.consistency_history import History, Outcome
 from tests.cluster.meshes import Mesh, MeshNode, open_mesh, wait_until
 from tests.cluster.namespaces import Host, Network, open_network
 
-from meshhold.errors import MeshHoldError
+from meshhold.errors import CallRefusedError, ConflictError, MeshHoldError
 
 BUCKET: Final = "shared"
 RECOVERY_S: Final = 60.0
@@ -182,12 +182,20 @@ class Cluster:
         """Set a node's clock wrong by so much, beside what all clocks of the cluster are off."""
         node.set_clock(self.base_s + skew_s)
 
-    def add_member(self, node: ClockedNode) -> bool:
-        """Make a node a trusted member, through whichever node does it; tell whether it is one."""
-        for through in self.up():
-            with suppress(MeshHoldError):
-                if node.name not in {view["name"] for view in through.call("vault.members", vault="shared")}:
-                    through.call("vault.member_add", vault="shared", node=node.name)
+    def add_member(self, node: ClockedNode, first: ClockedNode | None = None) -> bool:
+        """Make a node a trusted member, or let it stay; tell whether it is one.
+
+        `first` removed it: the others may not have heard of that yet, and would say that it is a member already.
+        """
+        for through in sorted(self.up(), key=lambda each: each is not first):
+            try:
+                through.call("vault.member_add", vault="shared", node=node.name)
+            except CallRefusedError as error:
+                if error.kind == ConflictError.__name__:
+                    return True
+            except MeshHoldError:
+                continue
+            else:
                 return True
         return False
 

@@ -293,7 +293,7 @@ def swap_member(cluster: Cluster, rng: random.Random) -> Strike | None:
     )
 
     def undo() -> None:
-        if cluster.add_member(victim):
+        if cluster.add_member(victim, first=through):
             cluster.removed.remove(victim)
 
     return Strike(gone.what, undo)

@@ -71,7 +71,7 @@ async def _collect(node: Node) -> None:
         orphans = await node.uploads.sweep(bucket)
         if orphans:
             _LOG.info("removed %d parts of uploads that are gone from vault %s", orphans, bucket.name)
-    report = await node.care.collect(None)
+    report = await node.care.collect(None, in_turn=True)
     _LOG.info("collect: %d chunks, %d bytes, %d tombstones removed", report.removed, report.bytes, report.tombstones)
 
 

@@ -93,6 +93,8 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
                 rings=node.rings,
                 drains=node.drains,
                 repairs=node.repairs,
+                secrets=node.secrets,
+                recovery=node.recovery,
             )
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)
@@ -100,6 +102,8 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
             background.start_soon(node.keeping.run)
             background.start_soon(node.chunk_keeping.run)
             background.start_soon(node.index_replicas.run)
+            background.start_soon(node.index_news.run)
+            background.start_soon(node.snapshots.run, node.open_keys)
             gc.collect()
             gc.freeze()  # what start-up made lives until the end: no later collection needs to walk it
             notify(READY)

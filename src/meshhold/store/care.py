@@ -195,17 +195,21 @@ class Care:
         if self._fellows is not None:
             self._fellows.repair_soon(vault)
 
-    async def collect(self, vault: str | None, *, grace_s: float | None = None) -> CollectReport:
-        """Remove chunks that nothing refers to and that are older than the grace, and tombstones past their window."""
+    async def collect(self, vault: str | None, *, grace_s: float | None = None, in_turn: bool = False) -> CollectReport:
+        """Remove chunks that nothing refers to and that are older than the grace, and tombstones past their window.
+
+        `in_turn`: chunks only of vaults whose collection is this node's turn; a person may ask any node.
+        """
         grace_s = self._grace_s if grace_s is None else grace_s
         report = CollectReport()
         async with self._collecting:
             for bucket in self._chosen(vault):
-                now_ms = self._directory.now_ms()
-                salt = int.from_bytes(self._new_salt()[:4], "big")
-                found = await self._collector.collect(bucket.keys, now_ms / 1000 - grace_s, salt)
-                report.removed += found.removed
-                report.bytes += found.bytes
+                if not in_turn or self._collector.leads(bucket.id):
+                    now_ms = self._directory.now_ms()
+                    salt = int.from_bytes(self._new_salt()[:4], "big")
+                    found = await self._collector.collect(bucket.keys, now_ms / 1000 - grace_s, salt)
+                    report.removed += found.removed
+                    report.bytes += found.bytes
                 swept = False
                 while not swept:
                     report.tombstones += await self._tombstones.sweep(bucket.id, TOMBSTONE_WINDOW_MS)

@@ -214,6 +214,8 @@ class Vaults:
             for member in directory.registry.live(Kind.MEMBER)
             if member.scope == bucket.id
         ]
+        if directory.registry.get(Kind.SNAPSHOT, bucket.id) is not None:
+            gone.append(directory.vault_deletion(bucket.keys, Kind.SNAPSHOT, bucket.id))
         gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))
         gone.append(directory.vault_deletion(bucket.keys, Kind.VAULT, bucket.id))
         return gone
