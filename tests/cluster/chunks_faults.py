@@ -62,6 +62,22 @@ def pause_for_a_while(victim: ChunkNode, _vault: str, rng: random.Random, stop: 
     return f"pause {victim.name}"
 
 
+def part_for_a_while(victim: ChunkNode, _vault: str, rng: random.Random, stop: threading.Event) -> str:
+    """Part a node from all others, or lose only what it sends, and mend the network."""
+    assert victim.host is not None
+    network = victim.host._network
+    others = [host for host in network.hosts.values() if host is not victim.host]
+    is_one_way = rng.random() < 0.5
+    if is_one_way:
+        for host in others:
+            network.drop(victim.host, host)
+    else:
+        network.partition([victim.host], others)
+    stop.wait(rng.uniform(*AWAY_S))
+    network.heal()
+    return f"part {victim.name}{' one way' if is_one_way else ''}"
+
+
 def wipe_chunks(victim: ChunkNode, vault: str, rng: random.Random, stop: threading.Event) -> str:
     """Kill a node, take its chunks away and start it again."""
     victim.kill()
@@ -84,7 +100,7 @@ def damage_some(victim: ChunkNode, vault: str, rng: random.Random, stop: threadi
 
 
 Fault = Callable[[ChunkNode, str, random.Random, threading.Event], str]
-MILD: Final[tuple[Fault, ...]] = (kill_for_a_while, pause_for_a_while)
+MILD: Final[tuple[Fault, ...]] = (kill_for_a_while, pause_for_a_while, part_for_a_while)
 COSTLY: Final[tuple[Fault, ...]] = (wipe_chunks, damage_some)
 
 

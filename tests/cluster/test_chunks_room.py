@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import pytest
 from tests.cluster.chunks_clients import Client, Load, told
-from tests.cluster.chunks_cluster import ChunkNode, open_chunk_cluster, shown
+from tests.cluster.chunks_cluster import RESTORED_S, ChunkCluster, ChunkNode, open_chunk_cluster, shown
 from tests.cluster.chunks_faults import crawling, small_chunk_disk, thin_line
 from tests.cluster.consistency_cluster import open_folder
 from tests.cluster.meshes import wait_until
@@ -27,7 +27,9 @@ SMALL_DISK = 96 * MIB  # of which the store leaves 64 free
 SLOW_KBIT_S = 4_000  # half a MiB/s: the others get a hundred times as much through the kernel
 ANSWERED_S = 10.0
 """The longest that a request may take while a machine crawls: its patience with a first unknown holder, twice."""
-DRAIN_S = 300.0
+DRAIN_S = 600.0
+ROOM_AGAIN_S = 150.0  # a node that was full looks again at least once a minute
+SURPLUS_GONE_S = 600.0  # two leases of two minutes, and the passes between
 LONG = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -74,8 +76,10 @@ def test_a_drained_machine_may_be_thrown_away(count: int, factor: int) -> None:
     with open_folder() as folder, open_chunk_cluster(folder, count, factor) as cluster:
         fill(cluster.clients(), "kept", sizes(100, 20 * KIB, 4 * MIB))
         gone = cluster.nodes[1]
+        stay = [client for client in cluster.clients() if client.name != gone.name]
         began_s = time.monotonic()
-        done = drain(gone)
+        with Load(stay, SEED, keys=10, pause_s=0.5):
+            done = drain(gone)
         print(f"drained after {time.monotonic() - began_s:.0f} s: {done.stdout}")  # noqa: T201 - a figure
         assert gone.chunk_files(cluster.vault) == {}
         assert gone.name not in cluster.replicas()
@@ -121,6 +125,52 @@ def test_a_full_disk_is_nobodys_error(count: int, kind: str) -> None:
         assert cluster.unsound() == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_a_full_disk_lacks_comes_once_it_has_room() -> None:
+    """Three nodes, three copies: there is no next node to go to. Clients notice nothing, people are told."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+        cluster = stack.enter_context(open_chunk_cluster(folder, 3, 3))
+        small = cluster.nodes[2]
+        cluster.wait_restored()
+        small.kill()
+        small.wipe_chunks()
+        disk = stack.enter_context(small_chunk_disk(small, SMALL_DISK))
+        small.start()
+        cluster.mesh.wait_linked([*cluster.nodes])
+        cluster.wait_restored()
+        fill(cluster.clients(), "kept", [2 * MIB] * 30)
+        cluster.read_back()
+        report = cluster.check()
+        assert report["totals"]["under_replicated"] > 5, shown(report)
+        assert not report["damaged"]
+        subprocess.run(["mount", "-o", f"remount,size={1024 * MIB}", str(disk.path)], check=True)
+        took_s = cluster.wait_restored(ROOM_AGAIN_S, "three copies of all once there is room")
+        print(f"three copies of all {took_s:.1f} s after there was room")  # noqa: T201 - a figure
+        cluster.assert_whole()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_another_factor_makes_copies_and_gives_room_back() -> None:
+    """From one copy to three, then to two: each chunk is soon on exactly so many disks."""
+    with open_folder() as folder, open_chunk_cluster(folder, 4, 1) as cluster:
+        fill(cluster.clients(), "kept", sizes(60, 20 * KIB, 4 * MIB))
+        for factor in (3, 2):
+            cluster.nodes[0].call("vault.set", vault="shared", replication_factor=factor)
+            cluster.factor = factor
+            took_s = cluster.wait_restored()
+            settled_s = wait_until(lambda: are_exact(cluster), SURPLUS_GONE_S, "no copy is one too many")
+            print(f"{factor} copies of all after {took_s:.1f} s, none too many after {settled_s:.0f} s")  # noqa: T201 - figures
+            cluster.assert_whole()
+
+
+def are_exact(cluster: ChunkCluster) -> bool:
+    """Tell whether each chunk is on as many disks as wanted, and on no more."""
+    return all(len(files) == cluster.wanted for files in cluster.copies().values())
+
+
 @pytest.mark.parametrize(
     ("how", "count", "factor", "seconds"),
     [
@@ -151,5 +201,5 @@ def test_a_machine_that_is_100_times_slower_holds_nobody_up(how: str, count: int
         late = [each for each in asked if each.took_s > 1]
         assert len(late) <= len(asked) / 20, late[:10]
         cluster.wait_serving()
-        wait_until(lambda: not cluster.lacking(), 120, "the slow one catches up")
+        wait_until(lambda: not cluster.lacking(), RESTORED_S, "the slow one catches up")
         cluster.assert_whole()
