@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench.cases import CASES, LARGE, MIB, SMALL, Case
-from bench.contender import Contender
+from bench.cpu import CountedContender
 from bench.failures import BenchError
 from bench.footprint import Footprint, footprints
 from bench.install import wrk
@@ -51,6 +51,7 @@ MEASURED: Final[tuple[Case, ...]] = (
     ),
 )
 _REFILL: Final = "refill"
+Costs = Mapping[tuple[str, int, int], Sequence[float]]
 Rates = dict[tuple[str, int, str, int], Measurement]
 
 
@@ -94,6 +95,20 @@ def pair_ratio(found: Rates, case: str, concurrency: int, ours: str, theirs: str
         if (c, n, t) == (case, concurrency, ours) and (case, concurrency, theirs, turn) in found
     ]
     return median(ratios) if ratios else None
+
+
+def cost_table(costs: Mapping[str, Costs]) -> str:
+    """Return what a request costs all processes of a target and its dearest one, in ms of processor time (medians)."""
+    titles = {kind.name: kind.title for pair in PAIRS for kind in pair}
+    lines = [("CPU ms a request", "conc", *(f"{titles[name]}: all, dearest" for name in costs))]
+    for case, concurrency in dict.fromkeys((case, n) for found in costs.values() for case, n, _ in found):
+        cells = []
+        for found in costs.values():
+            runs = [spent for (c, n, _), spent in found.items() if (c, n) == (case, concurrency)]
+            whole, dearest = (median(map(measure, runs)) if runs else 0.0 for measure in (sum, max))
+            cells.append(f"{whole:,.2f}, {dearest:,.2f}")
+        lines.append((case, str(concurrency), *cells))
+    return layout(lines)
 
 
 def memory_table(held: dict[str, list[Footprint]]) -> str:
@@ -140,7 +155,7 @@ def _measure(
     kinds = [kind for pair in PAIRS for kind in pair if kind.name in targets]
     held: dict[str, list[Footprint]] = {}
     with ExitStack() as stack:
-        contenders = [Contender(kind(folder / kind.name), driver) for kind in kinds]
+        contenders = [CountedContender(kind(folder / kind.name), driver) for kind in kinds]
         for contender in contenders:
             stack.callback(contender.close)
             contender.open()
@@ -149,7 +164,14 @@ def _measure(
             held[contender.target.title] = footprints(contender.target.servers.leaders)
     results["samples"] = [asdict(sample) for sample in samples]
     results["memory"] = {name: [asdict(each) for each in processes] for name, processes in held.items()}
+    costs = {contender.target.name: contender.cpu_ms for contender in contenders}
+    results["cpu_ms"] = [
+        {"target": name, "case": case, "concurrency": concurrency, "round": turn, "ms": spent}
+        for name, found in costs.items()
+        for (case, concurrency, turn), spent in found.items()
+    ]
     print(case_table(samples, targets))
+    print("\n" + cost_table(costs))
     print("\n" + memory_table(held))
 
 
