@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the world runs the faults
 
 _DRAIN_S: Final = 3600.0
 _LOOK_S: Final = 20.0
+_ALONE_S: Final = 10.0
 _SHORT_S: Final = (1.0, 30.0, 400.0)
 
 
@@ -43,6 +44,7 @@ class ChunkFaults(Faults):
             "join": self._join,
             "leave": self._leave,
             "away": self._away,
+            "orphan": self._orphan,
             "jump": self._jump,
             "collect": self._collect,
             "weigh": self._weigh,
@@ -151,6 +153,24 @@ class ChunkFaults(Faults):
         await self._mesh.stop(box)
         await trio.sleep(self._chance.choice([pace.out_after_s, pace.grace_s]) * self._chance.uniform(1.0, 1.8))
         await self._mesh.start(box)
+
+    async def _orphan(self) -> None:
+        """Cut a replica off in the middle of writes; it stops, and comes back after what is dead was collected.
+
+        What it alone has accepted may be in force once it is back.
+        """
+        machine = self._chance.choice(self._mesh.founders())
+        others = [other for other in self._mesh.machines if other is not machine]
+        self._mesh.say(f"{machine.name} is cut off, and then away for long")
+        for other in others:
+            self._mesh.network.cut(machine.node, other.node)
+            self._mesh.network.cut(other.node, machine.node)
+        await trio.sleep(_ALONE_S * self._chance.random())
+        await self._mesh.stop(machine)
+        self._mesh.network.mend()
+        self._mesh.greet_all()
+        await trio.sleep(self._life.pace.grace_s * self._chance.uniform(1.6, 2.2))
+        await self._mesh.start(machine)
 
     # -- members -----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ CHUNK_FAULTS: Final = {
     "join": 5,
     "leave": 7,
     "away": 6,
+    "orphan": 3,
     "jump": 3,
     "collect": 8,
     "weigh": 3,
@@ -171,7 +172,31 @@ def _rot_often(plan: ChunkPlan, chance: random.Random) -> None:
     plan.pauses_s = (5 * MINUTE_S,)
 
 
-LIVES: Final = {"short": _short, "rot": _rot_often, "long": _long, "views": _views, "blind": _blind, "clocks": _clocks}
+def _orphans(plan: ChunkPlan, chance: random.Random) -> None:
+    """Let replicas accept what nobody else does, stop, and come back after a collection."""
+    plan.members, plan.machines, plan.untrusted = 5, 5, 0
+    plan.replicas = 3
+    plan.episodes, plan.clients, plan.requests = 2, 6, 12
+    plan.weights, plan.faults = {"orphan": 1}, 1
+    plan.factor = chance.choice([1, 2])
+    plan.mix.keys = [f"k{number}" for number in range(40)]
+    plan.mix.weights = {"put": 8, "copy": 1, "multipart": 1}
+    plan.mix.think_s = 0.1
+    plan.mix.sizes.inline = plan.mix.sizes.shared = plan.mix.sizes.slow = 0.0
+    plan.weather = Weather(delay_s=0.3)
+    plan.pace.grace_s, plan.pace.collect_s = 20 * MINUTE_S, 5 * MINUTE_S
+    plan.pauses_s = (2.6 * plan.pace.grace_s,)
+
+
+LIVES: Final = {
+    "short": _short,
+    "orphans": _orphans,
+    "rot": _rot_often,
+    "long": _long,
+    "views": _views,
+    "blind": _blind,
+    "clocks": _clocks,
+}
 MIXED_WEIGHT: Final = 12
 
 

@@ -17,11 +17,12 @@ from tests.simulation.index_node import BUCKET, Run
 from tests.simulation.index_workload import Client, History, Mix, ValueBody
 from tests.simulation.linearizability import Kind
 
-from meshhold.errors import InvalidPartError, MeshHoldError, NoSuchObjectError
-from meshhold.model.entry import ObjectVersion
+from meshhold.model.entry import ObjectVersion, Upload
 
 POOL: Final = 24
 """Blocks that contents are made of, beside those that are new."""
+_LEFT_ALONE: Final = 0.15
+"""Chance of an upload with which nobody goes on."""
 _WEIGHTS: Final = {
     "put": 24, "create": 4, "match": 4, "delete": 12, "delete_match": 2, "swap": 2, "get": 20, "head": 1, "list": 1,
     "multipart": 8, "copy": 10,
@@ -141,8 +142,13 @@ class ChunkClient(Client):
             self._slow = False
 
     async def _multipart(self, key: str) -> None:
-        """Upload in parts; now and then nobody goes on with it, and its parts stay."""
-        await super()._multipart(key)
+        """Upload in parts; now and then nobody goes on with it, and its part stays."""
+        if self._chance.random() >= _LEFT_ALONE:
+            await super()._multipart(key)
+            return
+        upload = await self._ask(lambda run: run.uploads.begin(BUCKET, key.encode(), Upload(0, self.name)))
+        if isinstance(upload, str):
+            await self._ask(self._part_request(key, upload, 1, self._history.new_value()))
 
     def acknowledged(self, answer: Any, key: str) -> None:
         """Have the world look whether what was acknowledged is as durable as it is to be."""
@@ -154,8 +160,6 @@ class ChunkClient(Client):
         source = self._chance.choice(self._mix.keys)
         found = await self._ask(lambda run: run.objects.find(BUCKET, source.encode()))
         if not isinstance(found, ObjectVersion):
-            if not isinstance(found, MeshHoldError | NoSuchObjectError | None):
-                self._history.accuse(f"{self.name} was told {found!r} of {source!r}")
             return
         asked = self._history.begin(self.name, Kind.PUT, key, found.etag)
         answer = await self._ask(
@@ -163,6 +167,3 @@ class ChunkClient(Client):
         )
         self._conclude(asked, key, answer, found.etag)
         self.acknowledged(answer, key)
-
-
-__all__ = ["ChunkClient", "ChunkMix", "InvalidPartError", "Sizes", "SlowBody", "block"]

@@ -33,7 +33,6 @@ import meshhold.replication.writer
 import meshhold.sealing.chunker
 import meshhold.sealing.content
 import meshhold.sealing.manifest
-from meshhold.errors import MeshHoldError
 from meshhold.model.entry import ObjectVersion, Part, Ref, Space, decode_entry
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.replication.holders import Keeper, View
@@ -396,6 +395,3 @@ def play(seed: int, life: ChunkPlan | None = None) -> ChunkReport:
         ):
             changes.enter_context(patch.object(room, name, value))
         return play_in(lambda: ChunkWorld(seed, chosen), ChunkReport(seed))
-
-
-__all__ = ["ChunkReport", "ChunkWorld", "MeshHoldError", "play"]
