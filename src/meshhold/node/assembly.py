@@ -225,7 +225,7 @@ def _assemble(
         reader,
         renewal,
         now_ms,
-        leads=lambda vault: collector.leads(vault),  # noqa: PLW0108 - made below: the two know each other
+        leads=lambda vault: not chunk_keeping.copies.is_alone(vault) and collector.leads(vault),
     )
     collector = Collector(
         registers,
