@@ -7,6 +7,7 @@ with `factor` copies, fewer than `factor` are lost within the time that repair t
 from __future__ import annotations
 
 import random
+from itertools import permutations
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # the world runs the faults
 _DRAIN_S: Final = 3600.0
 _LOOK_S: Final = 20.0
 _ALONE_S: Final = 10.0
+_GLIMPSE_S: Final = 0.01
 _SHORT_S: Final = (1.0, 30.0, 400.0)
 
 
@@ -155,17 +157,18 @@ class ChunkFaults(Faults):
         await self._mesh.start(box)
 
     async def _orphan(self) -> None:
-        """Cut a replica off in the middle of writes; it stops, and comes back after what is dead was collected.
+        """Cut all links in the middle of a write that one replica has accepted; it stops, and comes back after long.
 
-        What it alone has accepted may be in force once it is back.
+        What it alone has accepted may be in force once it is back, though others took its chunks for dead.
         """
         machine = self._chance.choice(self._mesh.founders())
-        others = [other for other in self._mesh.machines if other is not machine]
-        self._mesh.say(f"{machine.name} is cut off, and then away for long")
-        for other in others:
-            self._mesh.network.cut(machine.node, other.node)
-            self._mesh.network.cut(other.node, machine.node)
-        await trio.sleep(_ALONE_S * self._chance.random())
+        with trio.move_on_after(_ALONE_S):
+            while not self._mesh.has_alone(machine):  # noqa: ASYNC110 - nobody but the world sees that moment
+                await trio.sleep(_GLIMPSE_S)
+        self._mesh.say(f"all are cut off, and then {machine.name} is away for long")
+        for sender, receiver in permutations(self._mesh.machines, 2):
+            self._mesh.network.cut(sender.node, receiver.node)
+        await trio.sleep(self._life.mix.patience_s + 1.0)
         await self._mesh.stop(machine)
         self._mesh.network.mend()
         self._mesh.greet_all()

@@ -114,6 +114,7 @@ def _long(plan: ChunkPlan, chance: random.Random) -> None:
     """Let uploads take longer than a collection waits, on nodes of which many keep none of their chunks."""
     plan.mix.sizes.slow = 0.5
     plan.mix.sizes.slow_s = chance.choice([1.2, 2.0]) * plan.pace.grace_s
+    plan.requests = 5
     plan.mix.sizes.shared = 0.0
     plan.factor = min(plan.factor, 2)
     plan.weights = {"collect": 4, "crash": 1, "storm": 1}
@@ -157,7 +158,7 @@ def _short(plan: ChunkPlan, chance: random.Random) -> None:
     plan.pace.collect_s = 5 * MINUTE_S
     plan.mix.think_s = min(plan.mix.think_s, 1.0)
     plan.mix.sizes.slow = 0.0
-    for kind in ("away", "sleep", "jump"):
+    for kind in ("away", "orphan", "sleep", "jump"):
         plan.weights.pop(kind, None)
     plan.weights.setdefault("crash", 1)
 

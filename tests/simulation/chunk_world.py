@@ -211,6 +211,15 @@ class ChunkWorld(World):
                 return open_node(ref, sealed)
         raise _LostError(f"manifest chunk {ref.chunk.hex()[:8]}")
 
+    def has_alone(self, machine: Machine) -> bool:
+        """Tell whether a machine has accepted an object that no other one has."""
+        others = [other.disk.vaults[VAULT].rows for other in self.machines if other is not machine]
+        return any(
+            all((row := rows.get((space, key))) is None or row.row.accepted.pack() < accepted for rows in others)
+            for space, key, accepted, _ in self._rows(machine)
+            if space is Space.OBJECTS
+        )
+
     def _chosen_refs(self) -> dict[ChunkId, str]:
         """Return the chunks that rows on a majority of the replicas refer to, and a key of each."""
         newest = self.newest()
