@@ -36,6 +36,7 @@ class VaultView:
     index_changing: bool = False
     index_pinned: bool = False
     votes: bool = True
+    snapshot_ms: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,10 @@ def test_tables_for_people(node: FakeNode, typed: Typed) -> None:
     assert header.index("BUCKET") == row.index("my-bucket")
     shown = typed("vault", "show", "photos")[1]
     assert re.search(r"^size +3.0 MiB$", shown, re.MULTILINE)
+    assert re.search(r"^snapshot +none of the index$", shown, re.MULTILINE)
+    node.vaults["abcdefghij"] = replace(node.vaults["abcdefghij"], snapshot_ms=1_700_000_000_000)
+    shown = typed("vault", "show", "photos")[1]
+    assert re.search(r"^snapshot +of the index as of 2023-11-1[45] \d\d:\d\d$", shown, re.MULTILINE)
     typed("s3-key", "add", "--label", "ci", "--create-buckets")
     assert typed("s3-key", "list")[1].splitlines()[1].endswith("yes")
     typed("s3-perm", "grant", "anonymous", "photos", "r")

@@ -123,7 +123,10 @@ async def test_what_the_snapshot_holds_comes_back(rig: Rig, bucket: Bucket, seat
         await rig.kit.put(bucket, name, name)
     await rig.kit.put(bucket, b"large", LARGE)
     upload_id, claims = await rig.kit.upload(bucket, b"later", LARGE + b"!")
-    await rig.snapshots.take(bucket.keys)
+    assert (await rig.kit.vaults.view("photos")).snapshot_ms is None
+    snapshot = await rig.snapshots.take(bucket.keys)
+    assert snapshot is not None
+    assert (await rig.kit.vaults.view("photos")).snapshot_ms == snapshot.taken_ms
     rig.kit.wall.pass_s(1800)
     await rig.kit.put(bucket, b"0005", b"newer than the snapshot")
     await rig.lose_majority(bucket, seat=seat)

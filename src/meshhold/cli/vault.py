@@ -96,12 +96,18 @@ def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("copies", found["replication_factor"]),
         ("objects", _count_text(found["objects"])),
         ("size", _size_text(found["bytes"])),
+        ("snapshot", _snapshot_text(found["snapshot_ms"])),
     ]
 
 
 def _count_text(count: int | None) -> str:
     """Return a number of objects; `?` while no machine that knows it answers."""
     return "?" if count is None else str(count)
+
+
+def _snapshot_text(taken_ms: int | None) -> str:
+    """Return of when `vault recover` would bring the index back."""
+    return "none of the index" if taken_ms is None else f"of the index as of {time_text(taken_ms)}"
 
 
 def _size_text(size: int | None) -> str:

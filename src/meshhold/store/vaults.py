@@ -46,6 +46,8 @@ class VaultView:
     replicas are being changed, `index_pinned` whether people chose them; `votes` is False while a replica of this node
     is refilled.
 
+    `snapshot_ms` (since 1970) is when the newest snapshot of the index that is known here was begun: what `recover`
+    would bring back. None if there is none, as on one machine alone.
     `alias_conflict` names the vault that claimed the same alias earlier, so that S3 shows that one; else it is `""`.
     """
 
@@ -61,6 +63,7 @@ class VaultView:
     index_changing: bool
     index_pinned: bool
     votes: bool
+    snapshot_ms: int | None = None
     alias_conflict: str = ""
 
 
@@ -286,8 +289,13 @@ class Vaults:
             index_changing=configuration is not None and configuration.is_joint,
             index_pinned=bucket.index_pinned,
             votes=votes,
+            snapshot_ms=self._snapshot_ms(bucket.id),
             alias_conflict=self._directory.conflicts.get(bucket.id, ""),
         )
+
+    def _snapshot_ms(self, vault: VaultId) -> int | None:
+        record = self._directory.registry.get(Kind.SNAPSHOT, vault)
+        return None if record is None else int(record.public["taken_ms"])
 
 
 def _check_factor(replication_factor: int) -> None:

@@ -1,0 +1,218 @@
+"""Every procedure of the operator's guide, typed on real daemons as it stands there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.cluster.chunks_cluster import VAULT, ChunkCluster, ChunkNode
+from tests.cluster.consistency_cluster import open_folder
+from tests.cluster.daemons import free_port
+from tests.cluster.meshes import open_mesh, wait_until
+from tests.cluster.namespaces import Host
+from tests.cluster.operations_guide import Operator, Step, is_shown, read_blocks
+from tests.faults.node_load import content_of
+
+KIB, MIB = 2**10, 2**20
+SIZES = (9 * KIB, 20 * KIB, 90 * KIB, 90 * KIB, MIB + 1)
+SAFE = "What belongs in the safe"
+SNAPSHOT_S = 30.0
+_PROGRAM = """
+import sys
+import meshhold.replication.snapshots as snapshots
+snapshots.SETTLE_S, snapshots.EVERY_S = 1.0, 1.0  # nobody learns anything from an hour's wait
+from meshhold.cli.main import main
+sys.exit(main())
+"""
+
+
+class EagerNode(ChunkNode):
+    """A node that takes a snapshot of the index every second if it changed."""
+
+    def __init__(self, home: Path, name: str, host: Host | None = None) -> None:
+        super().__init__(home, name, host)
+        self.program = [sys.executable, "-c", _PROGRAM]
+
+
+@contextmanager
+def open_home(
+    trusted: Sequence[str],
+    factor: int,
+    *,
+    untrusted: Sequence[str] = (),
+    strangers: Sequence[str] = (),
+    kind: type[ChunkNode] = ChunkNode,
+) -> Iterator[tuple[ChunkCluster, Operator]]:
+    """Give machines that keep a vault with some objects, and whoever types; `strangers` are in no mesh and off."""
+    with open_folder() as folder, open_mesh(folder, make_node=kind) as mesh:
+        named = {node.name: node for node in mesh.form(*trusted, *untrusted) if isinstance(node, ChunkNode)}
+        cluster = ChunkCluster(mesh, None, factor)
+        cluster.furnish([named[name] for name in trusted], [named[name] for name in untrusted])
+        more = [node for name in strangers if isinstance(node := mesh.add(name, start=False), ChunkNode)]
+        fill(cluster, "kept")
+        yield cluster, Operator(folder / "desk", [*named.values(), *more])
+
+
+def fill(cluster: ChunkCluster, prefix: str) -> None:
+    """Put objects of all kinds through all trusted nodes that run."""
+    clients = cluster.clients()
+    for number, size in enumerate(SIZES):
+        client = clients[number % len(clients)]
+        assert client.put(f"{prefix}/{number}", content_of(f"{prefix} {number}", size)), client.asked[-1]
+
+
+def steps_of(section: str) -> list[Step]:
+    """Return a section's commands, all blocks in order."""
+    return [step for block in read_blocks(section, VAULT) for step in block]
+
+
+def put_in_safe(operator: Operator, *machines: str) -> None:
+    """Do for each machine what the guide says of the first; the secrets once are enough."""
+    of_machine, of_vault = steps_of(SAFE)[:2], steps_of(SAFE)[2:]
+    for name in machines:
+        operator.follow([Step(name, step.command.replace("attic", name), step.shown) for step in of_machine])
+    operator.follow(of_vault)
+
+
+def assert_works(cluster: ChunkCluster) -> None:
+    """Old objects are whole on all that there is, and new ones can be put through every trusted node."""
+    cluster.wait_serving()
+    fill(cluster, f"new/{len(cluster.nodes)}")
+    cluster.assert_whole()
+
+
+# -- the guide itself --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_read_as_people_read_them() -> None:
+    """Commands, what is shown below each, and where a section ends."""
+    text = "### A\n```console\nx$ a photos\none … photos\ntwo\ny$ b\n```\nwords\n#### B\n```console\nx$ c\n```\n"
+    assert read_blocks("A", "v", text) == [[Step("x", "a v", ("one … v", "two")), Step("y", "b", ())]]
+    assert read_blocks("B", "v", text) == [[Step("x", "c", ())]]
+    with pytest.raises(AssertionError, match="no commands"):
+        read_blocks("C", "v", text)
+    with pytest.raises(AssertionError, match="not typed"):
+        read_blocks("D", "v", "### D\n```sh\nrm\n```\n")
+
+
+def test_what_is_shown_is_compared_line_by_line() -> None:
+    """Dots stand for anything within a line; everything else has to be there."""
+    output = "ID  NAME   STATE\nabc  shed   alive  direct 0.2\n12 objects: all whole\n"
+    assert is_shown("… shed … alive …", output)
+    assert is_shown("… all whole", output)
+    assert not is_shown("all whole", output)
+    assert not is_shown("… shed … dead …", output)
+    assert not is_shown("ID … all whole", output)
+
+
+# -- procedures --------------------------------------------------------------------------------------------------------
+
+
+def test_growing() -> None:
+    with open_home(["attic"], 2, strangers=["shed"]) as (cluster, operator):
+        shed = operator.nodes["shed"]
+        operator.follow(steps_of("Growing"))
+        cluster.nodes.append(shed)
+        wait_until(lambda: cluster.all_vote(2), 60, "both keep the index")
+        assert_works(cluster)
+
+
+def test_moving_house() -> None:
+    """All addresses are others afterwards, and nobody tells of them but the token."""
+    with open_home(["attic", "cellar", "office"], 2) as (cluster, operator):
+        before, after = read_blocks("Moving house", VAULT)
+        operator.follow(before)
+        for node in cluster.nodes:
+            config = yaml.safe_load((node.home / "config.yaml").read_text())
+            config["node"]["listen_addr"] = f"127.0.0.1:{free_port()}"
+            (node.home / "config.yaml").write_text(yaml.safe_dump(config))
+        operator.follow(after)
+        assert_works(cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_shrinking() -> None:
+    with open_home(["attic", "cellar", "office"], 2) as (cluster, operator):
+        cellar = operator.nodes["cellar"]
+        operator.follow(steps_of("Shrinking"))
+        assert cellar.chunk_files(cluster.vault) == {}
+        cluster.nodes.remove(cellar)
+        shutil.rmtree(cellar.home)
+        assert_works(cluster)
+        assert cluster.replicas() == {"attic", "office"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_replacing_a_disk_that_can_be_read() -> None:
+    with open_home(["attic", "cellar", "office"], 2) as (cluster, operator):
+        operator.follow(steps_of("Replacing a disk"))
+        cluster.mesh.wait_linked([*cluster.nodes])
+        assert_works(cluster)
+        assert cluster.all_vote(3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_replacing_a_disk_that_is_dead() -> None:
+    """What the others have goes on being served meanwhile."""
+    with open_home(["attic", "cellar", "office"], 2) as (cluster, operator):
+        cellar = operator.nodes["cellar"]
+        put_in_safe(operator, "cellar")
+        cellar.kill()
+        shutil.rmtree(cellar.home)
+        fill(cluster, "meanwhile")
+        operator.follow(steps_of("A disk that is dead"))
+        assert cellar.chunk_files(cluster.vault)
+        assert_works(cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_losing_a_machine_for_good() -> None:
+    """All that it kept is on two of the others again, and they keep the index without it."""
+    with open_home(["attic", "cellar", "office", "shed"], 2) as (cluster, operator):
+        cellar = operator.nodes["cellar"]
+        put_in_safe(operator, "attic")
+        cellar.kill()
+        shutil.rmtree(cellar.home)
+        cluster.nodes.remove(cellar)
+        word = (operator.desk / "safe" / f"{VAULT}.secrets").read_text()
+        operator.follow(steps_of("Losing a machine for good"))
+        assert (operator.desk / "safe" / f"{VAULT}.secrets").read_text() != word
+        wait_until(lambda: cluster.all_vote(3), 60, "three keep the index")
+        assert cluster.replicas() == {"attic", "office", "shed"}
+        assert_works(cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_disaster_recovery() -> None:
+    """Both trusted machines burn; an untrusted one becomes the vault's first, and the clients' keys work there."""
+    with open_home(["attic", "cellar"], 3, untrusted=["rented", "shed"], kind=EagerNode) as (cluster, operator):
+        put_in_safe(operator, "attic", "cellar")
+        filled_ms = time.time_ns() // 1_000_000
+        fill(cluster, "a change that makes for a snapshot")
+        attic, cellar, rented = (operator.nodes[name] for name in ("attic", "cellar", "rented"))
+        wait_until(lambda: is_taken_after(attic, filled_ms), SNAPSHOT_S, "a snapshot has all of it")
+        for node in (attic, cellar):
+            node.kill()
+            shutil.rmtree(node.home)
+        cluster.nodes[:] = [rented]
+        cluster.strangers.remove(rented)
+        operator.follow(steps_of("Disaster recovery"))
+        cluster.read_back()
+        assert_works(cluster)
+
+
+def is_taken_after(node: ChunkNode, at_ms: int) -> bool:
+    """Tell whether a snapshot of the index was begun after a time."""
+    taken_ms = node.call("vault.show", vault=VAULT)["snapshot_ms"]
+    return taken_ms is not None and taken_ms > at_ms
