@@ -94,10 +94,10 @@ class Three(Target):
         config = home / "config.yaml"
         config.write_text(config.read_text().replace("node:\n", f"node:\n  name: n{number}\n", 1))
 
-    def ask(self, number: int, *words: str) -> Any:
+    def ask(self, number: int, *words: str, timeout_s: float = _COMMAND_TIMEOUT_S) -> Any:
         """Run a command against a node; return what it prints as JSON. Errors: `BenchError` with what it said."""
         command = [str(PROGRAM), "--config", str(self.home(number) / "config.yaml"), *words, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode:
             raise BenchError(f"meshhold {' '.join(words[:2])} failed: {last_words(done.stderr or done.stdout)}")
         return json.loads(done.stdout)
