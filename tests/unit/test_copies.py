@@ -27,7 +27,7 @@ from meshhold.model.ids import ChunkId, NodeId
 from meshhold.placement.quorum import plan_acknowledgement
 from meshhold.replication import fetching, keeping
 from meshhold.replication.byte_budget import ByteBudget
-from meshhold.replication.paces import PATIENCE_UNKNOWN_S
+from meshhold.replication.paces import PATIENCE_MIN_S, PATIENCE_UNKNOWN_S, SLOW_S
 
 MIB = 1 << 20
 READ_MOODS = ("fine", "away", "broken", "stuck", "liar", "rotten", "bare")
@@ -382,6 +382,24 @@ async def test_a_holder_that_takes_long_is_overtaken_within_bounds(autojump_cloc
     assert [shelf.cancelled for shelf in holders] == [1, 1, 0, 0, 0]
     assert lab.is_idle
     assert fetching.SIDE_BY_SIDE_MAX == 3
+
+
+async def test_a_thin_line_is_not_asked_twice_and_not_waited_for(autojump_clock: MockClock) -> None:
+    """However near the node: once measured it comes behind the quick ones; after a while it is tried again."""
+    lab = Lab(4, 2, me_reliable=False)
+    chunk, sealed = lab.sealed()
+    thin, quick = lab.others(chunk)[:2]
+    lab.give(chunk, sealed, thin.node, quick.node)
+    lab.distances = {thin.node: 0.001, quick.node: 0.002}
+    thin.delay_s = 4.0
+    for _ in range(3):
+        assert await fetch(lab, chunk) == sealed
+    assert (len(thin.asked), len(quick.asked)) == (1, 3)
+    await trio.sleep(SLOW_S + 1)
+    began_s = trio.current_time()
+    assert await fetch(lab, chunk) == sealed
+    assert trio.current_time() - began_s < 2 * PATIENCE_MIN_S
+    assert (len(thin.asked), len(quick.asked)) == (2, 4)
 
 
 async def test_a_copy_far_from_its_place_is_found(autojump_clock: MockClock) -> None:

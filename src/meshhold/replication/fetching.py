@@ -1,4 +1,4 @@
-"""Gets one chunk from the nodes that may have it: the nearest keeper first, the next one on any doubt.
+"""Gets one chunk from the nodes that may have it: the quickest keeper first, the next one on any doubt.
 
 Bytes that do not hash to the chunk's name are no answer, whoever sent them. Knows neither keys nor this node's disk.
 """
@@ -80,7 +80,7 @@ class Fetching:
         Errors: `ChunkMissingError` if no member has it; `ContentElsewhereError` if one that cannot be asked may have.
         """
         search = _Search(vault, chunk, size)
-        likely = self._likely(view, chunk)
+        likely = self._likely(view, chunk, size)
         await self._ask(search, likely)
         if search.found is None:
             others = self._paces.by_readiness(self._askable(view.order(chunk), likely))
@@ -89,12 +89,9 @@ class Fetching:
             raise self._verdict(search, view)
         return search.found
 
-    def _likely(self, view: View, chunk: ChunkId) -> list[NodeId]:
-        """Return those who are to keep it, the nearest first, and as many who may have stood in for them."""
-        keepers = sorted(
-            self._askable(view.holders(chunk)),
-            key=lambda node: (self._rtt_s(node), self._paces.expected_s(node, 0) or 0.0),
-        )
+    def _likely(self, view: View, chunk: ChunkId, size: int) -> list[NodeId]:
+        """Return those who are to keep it, the quickest first, and as many who may have stood in for them."""
+        keepers = sorted(self._askable(view.holders(chunk)), key=lambda node: self._cost_s(node, size))
         stand_ins = self._askable(view.order(chunk), keepers)[: view.factor]
         return self._paces.by_readiness([*keepers, *stand_ins])
 
@@ -102,9 +99,12 @@ class Fetching:
         me = self._holders.me
         return [node for node in nodes if node != me and node not in but and self._holders.is_live(node)]
 
-    def _rtt_s(self, node: NodeId) -> float:
-        rtt_s = self._holders.rtt_s(node)
-        return float("inf") if rtt_s is None else rtt_s
+    def _cost_s(self, node: NodeId, size: int) -> float:
+        """Return how long a node is likely to take; of one that was not measured lately only the way is known."""
+        known_s = self._paces.measured_s(node, size)
+        if known_s is None:
+            known_s = self._holders.rtt_s(node)
+        return float("inf") if known_s is None else known_s
 
     async def _ask(self, search: _Search, nodes: Sequence[NodeId]) -> None:
         """Ask one after the other until one has sent the chunk; the next one also when the last takes long."""
@@ -116,8 +116,8 @@ class Fetching:
                     node = waiting.pop(0)
                     search.running += 1
                     nursery.start_soon(self._get, search, node)
-                    if waiting and search.running < SIDE_BY_SIDE_MAX:
-                        patience_s = self._paces.patience_s(node, search.size)
+                    if waiting and search.running < SIDE_BY_SIDE_MAX:  # no longer than the next one would be given
+                        patience_s = min(self._paces.patience_s(each, search.size) for each in (node, waiting[0]))
                 news = search.news
                 with trio.move_on_after(patience_s):
                     await news.wait()

@@ -87,6 +87,11 @@ class Paces:
         pace = self._s_per_byte.get(node)
         return None if pace is None else pace * (BASE_BYTES + size)
 
+    def measured_s(self, node: NodeId, size: int) -> float | None:
+        """Return the same, None also where the last measurement is so old that the node deserves another."""
+        is_old = trio.current_time() - self._measured_s.get(node, float("-inf")) > SLOW_S
+        return None if is_old else self.expected_s(node, size)
+
     def patience_s(self, node: NodeId, size: int) -> float:
         """Return how long to wait for a node before somebody else is asked as well."""
         expected = self.expected_s(node, size)
