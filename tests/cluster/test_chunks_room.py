@@ -198,8 +198,10 @@ def test_a_machine_that_is_100_times_slower_holds_nobody_up(how: str, count: int
         asked = [each for client in clients for each in client.asked]
         assert [each for each in asked if not each.is_done] == []
         assert max(each.took_s for each in asked) < ANSWERED_S
-        late = [each for each in asked if each.took_s > 1]
-        assert len(late) <= len(asked) / 20, late[:10]
+        # A thin line is good enough to keep copies, so a write waits for it, within bounds; nobody reads over it.
+        quick = [each for each in asked if each.kind == "get" or how == "crawls"]
+        late = [each for each in quick if each.took_s > 1]
+        assert len(late) <= len(quick) / 20, late[:10]
         cluster.wait_serving()
         wait_until(lambda: not cluster.lacking(), RESTORED_S, "the slow one catches up")
         cluster.assert_whole()
