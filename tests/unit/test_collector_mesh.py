@@ -13,10 +13,13 @@ from tests.unit.collect_lab import BUCKET, VAULT, CollectLab, CollectNode, open_
 from tests.unit.store_kit import KIB, BytesBody
 from trio.testing import MockClock
 
-from meshhold.errors import IntegrityError, MeshHoldError, NoMajorityError, RefusedError, UnavailableError
+from meshhold.crypto.vault_keys import VaultKeys
+from meshhold.errors import IntegrityError, MeshHoldError, RefusedError, UnavailableError
 from meshhold.model.configuration import Configuration, Mode, Seat
-from meshhold.model.entry import Space
+from meshhold.model.entry import Space, decode_entry
 from meshhold.model.ids import NodeId
+from meshhold.register.rounds import Answer
+from meshhold.replication.contract import Register
 from meshhold.replication.sources import OneReplica, Sources
 from meshhold.replication.walk import Rows, walk_values
 
@@ -85,6 +88,35 @@ async def test_without_a_quorum_nothing_goes_anywhere() -> None:
             await lab["a"].collect()
         assert len(lab.stored()) == 1
         assert lab.orders == []
+
+
+@virtual
+async def test_a_row_that_one_replica_alone_accepted_keeps_its_chunks_since_it_may_come_into_force() -> None:
+    async with open_collect_lab() as lab:
+        await lab["a"].put(b"key", LARGE)
+        register = Register(VAULT, Space.OBJECTS, b"key")
+        row = lab["c"].member.index.load(*register)
+        assert row is not None
+        await lab["a"].objects.delete(BUCKET, b"key")
+        await trio.sleep(5000)
+        replica, ballot = lab["c"].member.replica, lab["c"].member.clock.tick(lab["c"].member.now_ms())
+        assert isinstance(await replica.prepare(1, register, ballot), Answer)
+        assert await replica.accept(1, register, ballot, decode_entry(row.entry)) is None
+        assert await lab["a"].collect() == 0
+        assert await lab["c"].get(b"key") == LARGE
+
+
+@virtual
+async def test_while_a_replica_is_away_nothing_goes() -> None:
+    async with open_collect_lab() as lab:
+        await lab["a"].put(b"dead", LARGE)
+        await lab["a"].objects.delete(BUCKET, b"dead")
+        await trio.sleep(5000)
+        lab.lab.isolate("c")
+        with pytest.raises(UnavailableError):
+            await lab["a"].collect()
+        lab.lab.heal()
+        assert await lab["a"].collect() == 2
 
 
 @virtual
@@ -287,41 +319,34 @@ async def test_no_live_chunk_is_collected(seed: int) -> None:
 
 def ignore_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take uploads in progress for nothing."""
-    whole = Sources.of
 
-    async def of(sources: Sources, space: Space) -> AsyncIterator[Rows]:
+    async def skipping(rows: Rows, keys: VaultKeys, space: Space) -> AsyncIterator[object]:
         if space is not Space.PARTS:
-            async for rows in whole(sources, space):
-                yield rows
+            async for found in walk_values(rows, keys, space):
+                yield found
 
-    monkeypatch.setattr(Sources, "of", of)
+    monkeypatch.setattr(WALK, skipping)
 
 
 def objects_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Miss what moves from parts to objects at both places."""
-    whole = Sources.of
     swapped = {Space.PARTS: Space.OBJECTS, Space.OBJECTS: Space.PARTS}
 
-    async def of(sources: Sources, space: Space) -> AsyncIterator[Rows]:
-        async for rows in whole(sources, swapped.get(space, space)):
-            yield rows
+    def swapping(rows: Rows, keys: VaultKeys, space: Space) -> object:
+        return walk_values(rows, keys, swapped.get(space, space))
 
-    def swapping(rows: Rows, keys: object, space: Space) -> object:
-        return walk_values(rows, keys, swapped.get(space, space))  # type: ignore[arg-type]  # handed on as they came
-
-    monkeypatch.setattr(Sources, "of", of)
     monkeypatch.setattr(WALK, swapping)
 
 
 def own_replica_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe a replica that missed a write."""
 
-    async def of(sources: Sources, _space: Space) -> AsyncIterator[Rows]:
+    def one(sources: Sources) -> list[Rows]:
         registers = sources._registers
         node = registers.seats.node
-        yield OneReplica(node, registers.replica(node), sources.epoch)
+        return [OneReplica(node, registers.replica(node), sources.epoch)]
 
-    monkeypatch.setattr(Sources, "of", of)
+    monkeypatch.setattr(Sources, "all", one)
 
 
 async def complete_while_collecting() -> list[int]:
@@ -370,16 +395,3 @@ async def test_a_walk_of_the_own_replica_is_found(monkeypatch: pytest.MonkeyPatc
         if await play(seed):
             return
     pytest.fail(f"it was not found in {len(SEEDS)} seeds")
-
-
-@virtual
-async def test_too_few_tell_what_they_keep_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_collect_lab() as lab:
-        sources = Sources(lab["a"].member.registers, VAULT)
-
-        async def silent(*_: object) -> bool:
-            return False
-
-        monkeypatch.setattr(Sources, "_answers", silent)
-        with pytest.raises(NoMajorityError):
-            [rows async for rows in sources.of(Space.CONFLICTS)]

@@ -3,9 +3,9 @@
 A chunk goes only if nothing refers to it and it was last put, or renewed, more than a grace before the walk began. Why
 no live chunk goes, whoever writes where meanwhile:
 
-1. The walk misses nothing that was acknowledged before it began. Each page is confirmed by a quorum of the index
-   replicas when it is read; where each side of a vault goes on alone, every replica is read; and if the replicas
-   changed, or anything could not be read, nothing is removed anywhere (see `sources`).
+1. The walk misses nothing that was acknowledged before it began, and nothing that may still come into force: the rows
+   of every index replica are read, also those that only one accepted, for a write of unknown outcome. If one of them
+   does not answer, if the replicas changed, or if anything cannot be read, nothing is removed anywhere (`sources`).
 2. Refs move only forward in the order of the walk: a completed upload moves them from parts to an object, a merge from
    an object to what is kept aside, neither back; and who takes a ref away writes its new place first. So what moves
    while the walk runs is met at the one place or at the other, since all parts are marked before all objects and these
@@ -159,7 +159,7 @@ class Collector:
         """Mark everything that is referred to; return the epoch of the index replicas that said so."""
         sources = Sources(self._registers, keys.vault_id)
         for space in (Space.PARTS, Space.OBJECTS, Space.CONFLICTS):  # this order: see the module's docstring
-            async for rows in sources.of(space):
+            for rows in sources.all():
                 async for _, _, content in walk_values(rows, keys, space):
                     async for ref in walk_refs(self._reader, keys, content):
                         marks.add(ref.chunk)

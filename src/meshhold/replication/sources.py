@@ -1,19 +1,13 @@
-"""Whose rows tell what a vault refers to? A quorum's, or where each side goes on alone everybody's. Judges no row."""
+"""Whose rows tell what a vault refers to, or may yet refer to? Those of every index replica. Judges no row."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Final
-
-from meshhold.errors import FatalError, MeshHoldError, NoMajorityError, UnavailableError
-from meshhold.model.configuration import Mode
+from meshhold.errors import UnavailableError
 from meshhold.model.entry import Entry, Space, decode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.replication.contract import Replica, Scan
 from meshhold.replication.registers import Registers
 from meshhold.replication.walk import Rows
-
-_PROBE: Final = 1
 
 
 class OneReplica:
@@ -44,11 +38,11 @@ class OneReplica:
 
 
 class Sources:
-    """What has to be read so that no row in force is missed, in one epoch of the index replicas.
+    """What has to be read so that no row is missed that is in force or may yet be, in one epoch of the index replicas.
 
-    Rounds: a page that a quorum confirms holds everything that was acknowledged before it was asked for. Where each
-    side goes on alone a change may be on any one replica, so the rows of every replica are read; what is kept aside is
-    found that way always, and there a majority must answer.
+    Every replica is read. A quorum would tell of all that was acknowledged; but a row that only one replica accepted,
+    for a write that nobody was told of, comes into force when a read finds it, and then it must find its chunks. A
+    replica that does not answer may hold such rows: nothing is collected until it does, or others keep the index.
     """
 
     def __init__(self, registers: Registers, vault: VaultId) -> None:
@@ -61,33 +55,12 @@ class Sources:
         """The epoch whose replicas are read."""
         return self._configuration.epoch
 
-    async def of(self, space: Space) -> AsyncIterator[Rows]:
-        """Yield the rows to be walked for a space. Errors: `NoMajorityError`, `UnavailableError`, `PeerError`."""
-        configuration = self._configuration
-        if len(configuration.nodes) == 1 or not (space is Space.CONFLICTS or configuration.mode is Mode.AVAILABLE):
-            yield self._registers
-            return
-        answered: set[NodeId] = set()
-        for node in configuration.nodes:
-            rows = OneReplica(node, self._registers.replica(node), configuration.epoch)
-            if configuration.mode is not Mode.AVAILABLE and not await self._answers(rows, space):
-                continue
-            answered.add(node)
-            yield rows
-        if not configuration.has_quorum(answered):
-            raise NoMajorityError(
-                f"too few index replicas of vault {short_id(self._vault)} tell what they keep aside",
-                "start those machines, or see `meshhold vault show`",
-            )
-
-    async def _answers(self, rows: OneReplica, space: Space) -> bool:
-        try:
-            await rows.scan(self._vault, space, b"", b"", _PROBE)
-        except FatalError:
-            raise
-        except MeshHoldError:
-            return False
-        return True
+    def all(self) -> list[Rows]:
+        """Return the rows to be walked. Errors of reading them: `UnavailableError`, `PeerError`."""
+        nodes, epoch = self._configuration.nodes, self._configuration.epoch
+        if len(nodes) == 1:
+            return [self._registers]
+        return [OneReplica(node, self._registers.replica(node), epoch) for node in nodes]
 
     def check_unchanged(self) -> None:
         """Errors: `UnavailableError` if others keep the index than when the walk began: a page may have missed some."""
