@@ -72,7 +72,7 @@ class CollectReport:
 
 
 class FakeNode:
-    """Every service of one node, in memory. `lost`, `rotten` and `away` (a number) are what checks will find.
+    """Every service of one node, in memory. `lost` and `rotten` are what checks will find.
 
     `found` replaces fields of a check's report; `repaired` is how many chunks a scrub fetches anew.
     """
@@ -86,7 +86,6 @@ class FakeNode:
         self.found: dict[str, Any] = {}
         self.rings, self.drains, self.repairs = FakeRings(), FakeDrains(), FakeRepairs()
         self.repaired = 0
-        self.away = 0
         self.indexes: list[dict[str, Any]] = []
         self.s3_addr = "127.0.0.1:3900"
         self.mesh = FakeMesh()
@@ -164,8 +163,7 @@ class FakeNode:
         corrupt = self.rotten if deep else []
         totals = {"missing": len(self.lost), "corrupt": len(corrupt)}
         found = [
-            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.away, self.lost, corrupt, totals=totals)
-            for v in chosen
+            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.lost, corrupt, totals=totals) for v in chosen
         ]
         return [replace(report, **self.found) for report in found]
 

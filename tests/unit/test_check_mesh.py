@@ -133,7 +133,6 @@ def machines_of(kit: StoreKit, names: Sequence[str] = "bc", factor: int = 2) -> 
         tombstones=kit.keeping.tombstones,
         grace_s=GRACE_S,
         new_salt=lambda: b"salt" * 6,
-        other_taker=lambda _vault, _op: "somebody",
         fellows=machines,
         name_of=lambda node: "me" if node == machines.me else node[0],
     )
@@ -172,7 +171,7 @@ async def test_all_copies_where_they_belong(kit: StoreKit, bucket: Bucket, deep:
     report = await check(kit, deep=deep)
     assert (report.objects, report.chunks, report.copies, report.uploads) == (10, 10, 20, 1)
     assert (report.members, report.wanted, report.factor) == (3, 2, 3)
-    assert (report.damaged, report.totals, report.silent, report.elsewhere) == (0, {}, {}, 0)
+    assert (report.damaged, report.totals, report.silent) == (0, {}, {})
     assert machines.repairs == []
 
 
@@ -347,7 +346,7 @@ async def test_alone_in_a_vault_nobody_else_is_asked(kit: StoreKit, bucket: Buck
     assert (await check(kit)).totals == {}
     drop(kit.chunks, bucket.id, chunk)
     report = await check(kit)
-    assert (report.elsewhere, report.damaged, machines.calls) == (1, 0, 0)
+    assert (report.damaged, report.totals, machines.calls) == (1, {"missing": 1}, 0)
 
 
 async def test_a_disk_that_fails_is_an_error_on_a_node_alone(

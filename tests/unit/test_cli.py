@@ -215,11 +215,6 @@ def test_check_and_scrub_exit_with_what_they_found(node: FakeNode, typed: Typed,
     assert (code, out) == (0, "photos: 3 objects, 4 chunks, 5 B, 0 unfinished uploads: all whole\n")
     assert typed("scrub")[0] == 0
     assert typed("collect")[1] == "removed 2 chunks, 2.0 KiB\n"
-    node.away = 2
-    code, out, _ = typed("vault", "check")
-    assert code == 0
-    assert re.search(r"^2 have their content elsewhere.*\n.*: what is here is whole$", out, re.MULTILINE)
-    assert asked("vault", "check")[0]["elsewhere"] == 2
     node.lost, node.rotten = ["my-bucket/a.jpg"], ["my-bucket/b\x1b[2J.jpg"]
     code, out, _ = typed("vault", "check", "photos")
     assert code == 1

@@ -66,9 +66,6 @@ def check_lines(report: Report) -> list[str]:
     lines += [printable(f"{name} does not answer: {why}") for name, why in report["silent"].items()]
     if report["damaged_copies"] and report["members"] > 1:
         lines.append(f"{report['damaged_copies']} damaged copies were put aside; good ones are fetched in their place")
-    if report["elsewhere"]:
-        away = f"{report['elsewhere']} have their content elsewhere, on the machine they were put on"
-        lines.append(f"{away}: run this there too, since nothing of it is checked here")
     counts = f"{report['objects']} objects, {report['chunks']} chunks, {size_text(report['bytes'])}"
     uploads = f"{report['uploads']} unfinished uploads"
     return [*lines, f"{printable(report['vault'])}: {counts}, {uploads}{_copies(report)}: {_verdict(report)}"]
@@ -89,7 +86,7 @@ def _verdict(report: Report) -> str:
     parts = [f"{report['damaged']} damaged"] if report["damaged"] else []
     parts += [f"{totals[kind]} {kind.replace('_', '-')}" for kind in AT_RISK if totals.get(kind)]
     if not parts:
-        parts.append("what is here is whole" if report["elsewhere"] else "all whole")
+        parts.append("all whole")
     if totals.get("misplaced"):
         parts.append(f"{totals['misplaced']} misplaced")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ import trio
 
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.model.entry import Entry, ObjectVersion, Part, Ref, Space
-from meshhold.model.ids import OpId, VaultId
+from meshhold.model.ids import VaultId
 from meshhold.replication.merging import split_conflict_key
 from meshhold.replication.reader import ChunkReader
 from meshhold.sealing.content import Content, open_content
@@ -29,15 +29,7 @@ class Rows(Protocol):
 async def walk_values(
     registers: Rows, keys: VaultKeys, space: Space
 ) -> AsyncIterator[tuple[bytes, ObjectVersion | Part, Content]]:
-    """Yield (key, value, opened content) of each live object or part; see `walk_changes`."""
-    async for key, _, value, content in walk_changes(registers, keys, space):
-        yield key, value, content
-
-
-async def walk_changes(
-    registers: Rows, keys: VaultKeys, space: Space
-) -> AsyncIterator[tuple[bytes, OpId, ObjectVersion | Part, Content]]:
-    """Yield (key, the change that made it, value, opened content) of each live object or part, in key order.
+    """Yield (key, value, opened content) of each live object or part, in key order.
 
     In `Space.CONFLICTS` the key is that of the object that lost, to which it is sealed. Rows written or removed behind
     the walk's position while it runs are not seen.
@@ -48,7 +40,7 @@ async def walk_changes(
         for key, entry in page:
             if isinstance(entry.value, ObjectVersion | Part):
                 name = split_conflict_key(key)[0] if space is Space.CONFLICTS else key
-                yield name, entry.op, entry.value, open_content(keys, name, entry.value.content)
+                yield name, entry.value, open_content(keys, name, entry.value.content)
         if len(page) < PAGE:
             return
         after = page[-1][0]

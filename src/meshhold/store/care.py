@@ -11,7 +11,7 @@ import trio
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.errors import IntegrityError
-from meshhold.model.ids import ChunkId, NodeId, OpId, VaultId, short_id
+from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
 from meshhold.replication.collector import Collector
 from meshhold.replication.holders import View
 from meshhold.replication.reader import ChunkReader
@@ -82,8 +82,7 @@ class Care:
     are all there are. `own` tells of this node's chunks, `name_of` gives a node's name. `kept` names the vaults whose
     chunks are here, those too that this node cannot open; None: those that it can.
 
-    `other_taker` names the other machine that made a change; see `Whereabouts`. `grace_s`: how long an unreferenced
-    chunk is kept. Resources: borrows its collaborators.
+    `grace_s`: how long an unreferenced chunk is kept. Resources: borrows its collaborators.
     """
 
     def __init__(
@@ -99,7 +98,6 @@ class Care:
         tombstones: TombstoneSweep,
         grace_s: float,
         new_salt: Callable[[], bytes],
-        other_taker: Callable[[VaultId, OpId], str] = lambda _vault, _op: "",
         fellows: Fellows | None = None,
         own: Witness | None = None,
         name_of: Callable[[NodeId], str] = short_id,
@@ -115,7 +113,6 @@ class Care:
         self._tombstones = tombstones
         self._grace_s = grace_s
         self._new_salt = new_salt
-        self._other_taker = other_taker
         self._fellows = fellows
         self._own = own or OwnWitness(chunks, run_blocking)
         self._name_of = name_of
@@ -143,7 +140,6 @@ class Care:
             survey,
             progress,
             deep=deep,
-            other_taker=self._other_taker if view is None else _nobody,
             name_of=self._name_of,
         )
         report = await check.run()
@@ -223,8 +219,3 @@ class Care:
 
 
 TOMBSTONE_WINDOW_MS: Final = 2 * 10 * 60 * 1000  # twice the ballot window: no message that old can still be taken
-
-
-def _nobody(_vault: VaultId, _op: OpId) -> str:
-    """Name no other machine: all of them are asked."""
-    return ""

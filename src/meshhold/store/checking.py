@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from meshhold.errors import ChunkMissingError, ContentElsewhereError, IntegrityError
 from meshhold.model.entry import Space, Upload
-from meshhold.model.ids import ChunkId, NodeId, OpId, VaultId
+from meshhold.model.ids import ChunkId, NodeId
 from meshhold.replication.reader import ChunkReader
 from meshhold.replication.registers import Registers
 from meshhold.replication.survey import Survey, Verdict
-from meshhold.replication.walk import walk_changes, walk_refs
+from meshhold.replication.walk import walk_refs, walk_values
 from meshhold.sealing.content import Content
 from meshhold.store.directory import Bucket
 
@@ -38,8 +38,7 @@ class CheckReport:
     copies than `wanted`, `misplaced` ones have enough, but not all where they belong. An object is named by the worst
     of its chunks. `bytes` are those of the objects; `copies` are sound copies of the `chunks`, all in all, and
     `damaged_copies` those that were found damaged and put aside; `members` is how many machines were to be asked and
-    `factor` how many copies there would be, were there machines enough. `elsewhere` counts what another machine took,
-    where that one is not asked.
+    `factor` how many copies there would be, were there machines enough.
     """
 
     vault: str
@@ -48,7 +47,6 @@ class CheckReport:
     bytes: int = 0
     uploads: int = 0
     damaged: int = 0
-    elsewhere: int = 0
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
@@ -68,7 +66,6 @@ class _Subject:
     """An object or part whose chunks are being asked about; `is_broken`: a manifest chunk of it is damaged."""
 
     name: str
-    op: OpId
     is_broken: bool = False
     verdicts: set[Verdict] = field(default_factory=set)
 
@@ -76,7 +73,7 @@ class _Subject:
 class Check:
     """One check of one vault, for one report.
 
-    `other_taker` names the other machine that made a change; `name_of` gives a node's name. Resources: borrows all.
+    `name_of` gives a node's name. Resources: borrows all.
     """
 
     def __init__(
@@ -88,7 +85,6 @@ class Check:
         progress: Progress,
         *,
         deep: bool,
-        other_taker: Callable[[VaultId, OpId], str],
         name_of: Callable[[NodeId], str],
     ) -> None:
         self.report = CheckReport(
@@ -103,7 +99,6 @@ class Check:
         self._survey = survey
         self._progress = progress
         self._batch = DEEP_BATCH if deep else BATCH
-        self._other_taker = other_taker
         self._name_of = name_of
         self._asking: dict[ChunkId, list[_Subject]] = {}
         self._refs = 0
@@ -116,11 +111,11 @@ class Check:
         """
         report, bucket = self.report, self._bucket
         for space in (Space.OBJECTS, Space.PARTS):
-            async for key, op, value, content in walk_changes(self._registers, bucket.keys, space):
+            async for key, value, content in walk_values(self._registers, bucket.keys, space):
                 if space is Space.OBJECTS:
                     report.objects += 1
                     report.bytes += value.size
-                subject = _Subject(self._named(space, key), op)
+                subject = _Subject(self._named(space, key))
                 await self._walk(subject, content)
                 self._walked.append(subject)
                 if len(self._walked) >= BATCH:  # small objects have no chunk that would end the batch
@@ -173,9 +168,6 @@ class Check:
         lost = [verdict for verdict in _LOST if verdict in verdicts]
         if subject.is_broken:
             lost = [Verdict.CORRUPT]  # its bad manifest is in quarantine, so that it was found missing afterwards
-        if lost == [Verdict.MISSING] and self._other_taker(self._bucket.id, subject.op):
-            self.report.elsewhere += 1
-            return
         self.report.damaged += bool(lost)
         for verdict in lost or [verdict for verdict in _AT_RISK if verdict in verdicts][:1]:
             kind = verdict.value
