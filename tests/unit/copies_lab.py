@@ -55,13 +55,14 @@ class Shelf:
         self.kept[chunk] = sealed
 
     async def get(self, _vault: VaultId, chunk: ChunkId, size_hint: int, /) -> bytes:
-        """Return a chunk; `liar` returns other bytes, `rotten` says that they have been found bad."""
+        """Return a chunk, verified, as `RemoteChunks` does: a `liar` sends other bytes, a `rotten` one has none."""
         await self._answer("get", size_hint)
-        if chunk not in self.kept:
+        if chunk not in self.kept or self.mood == "rotten":
             raise ChunkMissingError(f"{self.node} has it not")
-        if self.mood == "rotten":
+        sealed = b"other bytes" if self.mood == "liar" else self.kept[chunk]
+        if hash_bytes(sealed) != chunk:
             raise ChunkCorruptError(f"{self.node} sent other bytes")
-        return b"other bytes" if self.mood == "liar" else self.kept[chunk]
+        return sealed
 
     async def has(self, _vault: VaultId, chunks: Sequence[ChunkId], /) -> list[bool]:
         """Tell what is here."""

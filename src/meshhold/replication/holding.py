@@ -18,7 +18,10 @@ class Holding(Protocol):
         """Let the node keep a chunk; durable there when this returns. A chunk that is there is renewed."""
 
     async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int, /) -> bytes:
-        """Return a chunk's sealed bytes, about `size_hint` of them. Errors besides: `IntegrityError` if it has none."""
+        """Return a chunk's sealed bytes, about `size_hint` of them, verified against its id.
+
+        Errors besides: `IntegrityError` if it has none; of these `ChunkCorruptError` if it sent other bytes.
+        """
 
     async def has(self, vault: VaultId, chunks: Sequence[ChunkId], /) -> list[bool]:
         """Tell of each chunk whether the node keeps a copy."""
