@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,12 +85,16 @@ def _begins_always(_: Any) -> Any:
 
 
 def _own_replica(_: Any) -> Any:
-    async def of(self: Sources, _space: Any) -> AsyncIterator[OneReplica]:
+    def sources(self: Sources) -> Sequence[Any]:
         registers = self._registers
         node = registers.seats.node
-        yield OneReplica(node, registers.replica(node), self.epoch)
+        return [OneReplica(node, registers.replica(node), self.epoch)]
 
-    return of
+    return sources
+
+
+def _a_quorum(_: Any) -> Any:
+    return lambda self: [self._registers]
 
 
 def _never_waits(_: Any) -> Any:
@@ -122,7 +126,12 @@ BUGS: Final = {
         "views",
     ),
     "ack-early": Bug("a write waits for one copy fewer", (Change(Tally, "_needed", _one_fewer),), "short"),
-    "own-replica": Bug("the collector walks only its own replica", (Change(Sources, "of", _own_replica),), "blind"),
+    "own-replica": Bug("the collector walks only its own replica", (Change(Sources, "all", _own_replica),), "blind"),
+    "quorum-walk": Bug(
+        "the collector walks what a quorum confirms, not what one replica alone has",
+        (Change(Sources, "all", _a_quorum),),
+        "orphans",
+    ),
     "clock-believed": Bug("a clock that was set ages chunks", (Change(ClockWatch, "wait_s", _never_waits),), "clocks"),
 }
 

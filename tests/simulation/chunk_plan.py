@@ -180,8 +180,8 @@ def _orphans(plan: ChunkPlan, chance: random.Random) -> None:
     plan.episodes, plan.clients, plan.requests = 2, 6, 12
     plan.weights, plan.faults = {"orphan": 1}, 1
     plan.factor = chance.choice([1, 2])
-    plan.mix.keys = [f"k{number}" for number in range(40)]
-    plan.mix.weights = {"put": 8, "copy": 1, "multipart": 1}
+    plan.mix.keys = [f"k{number}" for number in range(80)]
+    plan.mix.weights = {"put": 6, "get": 6}
     plan.mix.think_s = 0.1
     plan.mix.sizes.inline = plan.mix.sizes.shared = plan.mix.sizes.slow = 0.0
     plan.weather = Weather(delay_s=0.3)

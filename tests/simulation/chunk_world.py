@@ -45,6 +45,8 @@ REPAIRED_WITHIN_S: Final = 30 * 60.0
 """Two rounds of repair that nobody asks for, a scrub before them, and leases between them."""
 CHECK_EVERY_S: Final = 30.0
 WATCH_EVERY_S: Final = 20.0
+QUIET_S: Final = 300.0
+"""What is under way is given up within that time, as the slowest answer is not waited for longer."""
 TASKS_MAX: Final = 3_000
 SMALL_INLINE: Final = 512
 _REFERRING: Final = (Space.PARTS, Space.OBJECTS, Space.CONFLICTS)
@@ -309,7 +311,9 @@ class ChunkWorld(World):
         self.healed_within_s += self._future_s
         await super().heal()
         self.collected_s = trio.current_time() - self._healed_at_s
-        self._check_leftovers()
+        if self._leftovers():
+            await trio.sleep(QUIET_S)
+        self.history.violations += self._leftovers()
 
     def ailing(self) -> str:
         """Return what is not well yet, or an empty text; chunks are looked at now and then."""
@@ -360,14 +364,16 @@ class ChunkWorld(World):
                     return f"{box.name} keeps {len(dead)} chunks that nothing refers to, {_short(dead[0])} the first"
         return ""
 
-    def _check_leftovers(self) -> None:
-        """Accuse what is under way though nobody asks for anything."""
+    def _leftovers(self) -> list[str]:
+        """Return what is counted as under way: nothing, a while after the last request."""
+        found = []
         for run in self.runs():
             keeping = run.copies._keeping
             if any(keeping.behind.values()):
-                self.history.accuse(f"{run.machine.name} counts bytes under way though all is quiet: {keeping.behind}")
+                found.append(f"{run.machine.name} counts bytes under way though all is quiet: {keeping.behind}")
             if keeping.budget.free != keeping.budget.size:
-                self.history.accuse(f"{run.machine.name} gave back all but {keeping.budget.free} bytes")
+                found.append(f"{run.machine.name} gave back no more than {keeping.budget.free} bytes")
+        return found
 
     def judge(self, report: Report) -> None:
         """Write into the report what was wrong and what was measured."""

@@ -26,7 +26,7 @@ from meshhold.errors import CallRefusedError, InvalidError, PeerUnreachableError
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.peering.dispatch import Dispatch
 
-SAMPLE: Final = range(1, 25)
+SAMPLE: Final = range(1, 21)
 VAULT: Final = VaultId("v")
 SEALED: Final = b"some sealed bytes"
 CHUNK: Final = ChunkId(hash_bytes(SEALED))
@@ -36,14 +36,14 @@ def _play_short(seed: int) -> ChunkReport:
     return play(seed, draw(seed, "short"))
 
 
-def test_many_short_lives_show_no_violation() -> None:
+def test_twenty_short_lives_show_no_violation() -> None:
     with ProcessPoolExecutor(min(4, cpu_count() or 1), get_context("spawn")) as pool:
         reports = list(pool.map(_play_short, SAMPLE, chunksize=2))
     found = {report.seed: report.violations for report in reports if report.violations}
     assert not found
     assert sum(report.acknowledged for report in reports) > 5 * len(SAMPLE)
     assert sum(report.removed for report in reports) > 20 * len(SAMPLE), "hardly anything was removed"
-    assert sum(report.repaired_s > 0 for report in reports) > 10, "hardly anything was to be repaired"
+    assert sum(report.repaired_s > 0 for report in reports) > 6, "hardly anything was to be repaired"
 
 
 def test_the_same_seed_is_the_same_life() -> None:
@@ -75,7 +75,7 @@ def test_plans_have_every_fault_and_every_kind_of_life_now_and_then() -> None:
 
 
 def test_the_program_tells_how_to_see_a_violation_again(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seed", "1", "--seeds", "4", "--bug", "ack-early"]) == 1
+    assert main(["--seed", "1", "--seeds", "1", "--bug", "ack-early"]) == 1
     shown = capsys.readouterr().out
     assert "was acknowledged with chunk" in shown
     assert "python -m tests.simulation.chunk_sim --seed" in shown
