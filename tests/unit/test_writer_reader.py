@@ -19,7 +19,6 @@ from meshhold.model.ids import NodeId
 from meshhold.replication import reader as reader_module
 from meshhold.replication.byte_budget import ByteBudget
 from meshhold.replication.reader import AHEAD_OF_LINKS, ChunkReader
-from meshhold.replication.writer import AHEAD_OF_LINKS as WRITTEN_AHEAD
 from meshhold.replication.writer import CHUNKS_IN_FLIGHT, LONG_WRITE_S, ChunkWriter
 from meshhold.sealing.content import Content
 from meshhold.sealing.manifest import REFS_IN_ENTRY_MAX
@@ -138,17 +137,18 @@ async def test_chunks_go_out_ahead_and_all_writes_together_keep_the_bound(autoju
     for shelf in lab.shelves.values():
         shelf.delay_s = 0.1
     writer = ChunkWriter(lab.chunks, run_inline, copies=lab.copies)
+    writer._ahead = trio.Semaphore(2)
     async with running(lab):
         budget = lab.copies._keeping.budget = Watched(64 * MIB)
         began_s = trio.current_time()
-        await writer.write(KEYS, BytesBody(noise(REFS_IN_ENTRY_MAX * MIB)))
+        await writer.write(KEYS, BytesBody(noise((CHUNKS_IN_FLIGHT + 2) * 2 * MIB)))
         assert trio.current_time() - began_s < 0.25
         with trio.move_on_after(0.05):
-            await writer.write(KEYS, BytesBody(noise(30 * MIB)))
+            await writer.write(KEYS, BytesBody(noise(6 * MIB)))
         async with trio.open_nursery() as nursery:
             for _ in range(2):
-                nursery.start_soon(writer.write, KEYS, BytesBody(noise(30 * MIB)))
-        most = WRITTEN_AHEAD + 2 * CHUNKS_IN_FLIGHT
+                nursery.start_soon(writer.write, KEYS, BytesBody(noise(5 * MIB)))
+        most = 2 + 2 * CHUNKS_IN_FLIGHT
         assert (most - 1) * MIB <= budget.most <= most * 1.01 * MIB
 
 
