@@ -41,7 +41,7 @@ faults: $(VENV)/.dev ## Run the long fault tests: 200 kills, full disks, 1 GiB i
 mesh: $(VENV)/.dev ## Run the long tests of real meshes: five daemons, partitions, routers (as root)
 	@.ci/need ip:iproute2 nft:nftables tshark:tshark
 	@$(BIN)/python -m pytest -m slow tests/cluster -v -rsP --ignore-glob='*/test_consistency_*' \
-		--ignore-glob='*/test_chunks_*'
+		--ignore-glob='*/test_chunks_*' --ignore-glob='*/test_operations*'
 
 # Runs of each scenario, and seconds of clients' work in each; SCENARIOS= plays some of them only.
 RUNS ?= 5
@@ -57,9 +57,9 @@ jepsen: $(VENV)/.dev ## Break three and five real nodes while clients work, and 
 # Further words for pytest, such as -k crawls; MESHHOLD_SEED, MESHHOLD_SECONDS and MESHHOLD_KILLS change the runs.
 ONLY ?=
 
-chunks: $(VENV)/.dev ## Break nodes that keep chunks, fill, slow and lose their disks, drain them (as root)
+chunks: $(VENV)/.dev ## Break nodes that keep chunks, fill, slow, lose and drain them; the guide's procedures (as root)
 	@.ci/need ip:iproute2 nft:nftables tc:iproute2
-	@$(BIN)/python -m pytest -m slow tests/cluster/test_chunks_*.py -v -rsP $(ONLY)
+	@$(BIN)/python -m pytest -m slow tests/cluster/test_chunks_*.py tests/cluster/test_operations.py -v -rsP $(ONLY)
 
 # Seeds of the simulations of index and chunks. Sizes of the mesh, lost messages in percent, simulated hours with starved nodes, processes, hostile inputs.
 SEED ?= 1

@@ -28,6 +28,8 @@ TYPED_S: Final = 600.0
 """A drain takes two minutes for its leases; what it moves comes on top."""
 _START: Final = "systemctl start meshhold"
 _STOP: Final = "systemctl stop meshhold"
+_QUESTION: Final = "[y/N]: "
+_YES: Final = "y\n"  # a terminal shows what is typed behind the question
 _HEADING: Final = re.compile(r"^#{2,4} (.+)$")
 _COMMAND: Final = re.compile(r"^([a-z]+)\$ (.+)$")
 
@@ -108,7 +110,7 @@ class Operator:
         deadline_s = time.monotonic() + LOOK_S
         while True:
             done = self._type(node, step.command)
-            output = done.stdout + done.stderr
+            output = done.stdout + done.stderr.replace(_QUESTION, f"{_QUESTION}{_YES}")
             missing = [line for line in step.shown if not is_shown(line, output)]
             if done.returncode == 0 and not missing:
                 return
@@ -122,7 +124,7 @@ class Operator:
             ["bash", "-euc", path + command],
             env=node.environment(),
             cwd=self.desk,
-            input="y\n",  # whoever is asked has read the guide
+            input=_YES,  # whoever is asked has read the guide
             capture_output=True,
             text=True,
             timeout=TYPED_S,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.cluster.chunks_clients import Client
-from tests.cluster.chunks_cluster import BUCKET, VAULT, ChunkCluster, ChunkNode
+from tests.cluster.chunks_cluster import BUCKET, VAULT, ChunkCluster, ChunkNode, start
 from tests.cluster.consistency_cluster import open_folder
 from tests.cluster.daemons import free_port
 from tests.cluster.meshes import open_mesh, wait_until
@@ -25,6 +25,8 @@ KIB, MIB = 2**10, 2**20
 SIZES = (9 * KIB, 20 * KIB, 90 * KIB, 90 * KIB, MIB + 1)
 SAFE = "What belongs in the safe"
 SNAPSHOT_S = 30.0
+RETURN_S = 120.0
+_LATER = ("meshhold vault remove-member", "meshhold vault check", "(umask")
 _PROGRAM = """
 import sys
 import meshhold.replication.snapshots as snapshots
@@ -221,8 +223,37 @@ def test_disaster_recovery_on_a_trusted_machine() -> None:
         assert_works(cluster)
 
 
-def burn(cluster: ChunkCluster, operator: Operator, *names: str) -> None:
-    """Lose machines with all they have, as soon as a snapshot of the index has all that is in the journal."""
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("through", ["office", "rented"])
+def test_machines_thought_lost_return_after_a_recovery(through: str) -> None:
+    """Nobody removed them: they drop their old index, take the new one, and what was stored meanwhile stays."""
+    trusted = ["office", "attic", "cellar"] if through == "office" else ["attic", "cellar"]
+    untrusted = ["rented", "shed"] if through == "rented" else []
+    with open_home(trusted, 3, untrusted=untrusted, kind=EagerNode) as (cluster, operator):
+        put_in_safe(operator, "attic")
+        gone = burn(cluster, operator, "attic", "cellar", keep=True)
+        first = operator.nodes[through]
+        if first in cluster.strangers:
+            cluster.strangers.remove(first)
+            cluster.nodes.append(first)
+        typed = [step for step in steps_of("Disaster recovery") if not step.command.startswith(_LATER)]
+        word, *rest = [Step(through, step.command, step.shown) for step in typed]
+        operator.follow([word, *rest] if through == "rented" else rest)
+        cluster.wait_serving()
+        fill(cluster, "meanwhile")
+        cluster.nodes.extend(gone)
+        start(gone)
+        cluster.mesh.wait_linked([*cluster.nodes])
+        wait_until(lambda: cluster.all_vote(3), RETURN_S, "three keep the index")
+        assert_works(cluster)
+
+
+def burn(cluster: ChunkCluster, operator: Operator, *names: str, keep: bool = False) -> list[ChunkNode]:
+    """Lose machines with all they have, as soon as a snapshot of the index has all that is in the journal.
+
+    `keep`: their disks are found later.
+    """
     gone = [operator.nodes[name] for name in names]
     filled_ms = time.time_ns() // 1_000_000
     change = Client(gone[0], cluster.key, BUCKET, Journal())  # nobody asks whether the snapshot has this one, too
@@ -230,8 +261,10 @@ def burn(cluster: ChunkCluster, operator: Operator, *names: str) -> None:
     wait_until(lambda: is_taken_after(gone[0], filled_ms), SNAPSHOT_S, "a snapshot has all of it")
     for node in gone:
         node.kill()
-        shutil.rmtree(node.home)
         cluster.nodes.remove(node)
+        if not keep:
+            shutil.rmtree(node.home)
+    return gone
 
 
 def is_taken_after(node: ChunkNode, at_ms: int) -> bool:

@@ -141,9 +141,11 @@ def test_what_a_join_leaves_on_disk(tmp_path: Path) -> None:
     remember(files, Token(FIRST, OTHER.node_id, ("b:2",)))
     assert (files.key(), files.pending(), files.peers()) == (FIRST, None, ("b:2", "a:1"))
     remember(files, Token(FIRST, OTHER.node_id, ("c:3",)))
-    for other in (Token(b"2" * 32, OTHER.node_id, ("d:4",)), Token(FIRST, OTHER.node_id, ("d:4",), is_pass=True)):
-        with pytest.raises(ConflictError, match="in a mesh already"):
+    for is_pass in (False, True):
+        other = Token(FIRST if is_pass else b"2" * 32, OTHER.node_id, ("d:4",), is_pass=is_pass)
+        with pytest.raises(ConflictError, match="in a mesh already") as refused:
             prepare_join(tmp_path, encode_token(other))
+        assert ("if it is the same mesh" in refused.value.fix) == is_pass
     assert files.peers() == ("c:3", "b:2", "a:1")
 
 

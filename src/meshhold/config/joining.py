@@ -31,7 +31,9 @@ def remember(files: SwarmFiles, token: Token) -> None:
 def check_free(files: SwarmFiles, token: Token) -> None:
     """Let a node join that is in no mesh, or in this very one. Errors: `ConflictError`."""
     known = files.key()
-    if known is not None and (token.is_pass or known != token.key):
-        raise ConflictError(
-            "this node is in a mesh already", "leave it first with `meshhold node leave`; the data stays"
-        )
+    if known is None or (known == token.key and not token.is_pass):
+        return
+    leave = "leave it first with `meshhold node leave`; the data stays"
+    if token.is_pass:  # it does not tell of which mesh it is
+        leave += "; if it is the same mesh, use an invitation without --expires and --single-use"
+    raise ConflictError("this node is in a mesh already", leave)
