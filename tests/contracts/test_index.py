@@ -370,6 +370,8 @@ async def test_an_interval_is_open_below_and_closed_above(
         await index.save(VAULT, Space.PARTS, b"b", Row(stamp(9), b"x"), None)
         found = index.interval(VAULT, Space.OBJECTS, after, upto, limit)
         assert found == [Name(Space.OBJECTS, key, stamp(5 if key == b"b" else 1)) for key in expected]
+        ballots = index.ballots(VAULT, Space.OBJECTS, after, upto, limit)
+        assert ballots == [(name.key, name.accepted.pack()) for name in found]
 
 
 async def test_tombstones_of_all_spaces_come_in_pages(opening: OpenIndex) -> None:

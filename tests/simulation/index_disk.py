@@ -20,7 +20,7 @@ from meshhold.errors import MeshHoldError, StorageFailedError, StorageFullError
 from meshhold.index.contract import BUCKETS, DIGEST_SIZE, SAVE_MANY_MAX, Change, Counts, Listed, Name, Row, bucket_of
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
-from meshhold.model.stamp import Stamp
+from meshhold.model.stamp import Stamp, unpack_stamp
 
 _NUMBER_MAX = 2**63 - 1  # as SQLite: a larger number cannot be saved
 _KEY_SIZE_MAX = 2**16 - 1
@@ -290,11 +290,18 @@ class MemoryIndex:
 
     def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
         """See `Index.interval`."""
+        pairs = self.ballots(vault, space, after, upto, limit)
+        return [Name(space, key, unpack_stamp(accepted)) for key, accepted in pairs]
+
+    def ballots(
+        self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """See `Index.ballots`."""
         rows = self._rows(vault)
         keys = rows.keys[space]
         end = len(keys) if upto is None else bisect_right(keys, upto)
         chosen = keys[bisect_right(keys, after) : end][: max(0, limit)]
-        return [Name(space, key, rows.rows[space, key].row.accepted) for key in chosen]
+        return [(key, rows.rows[space, key].row.accepted.pack()) for key in chosen]
 
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """See `Index.tombstones`."""

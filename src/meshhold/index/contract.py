@@ -127,6 +127,14 @@ class Index(Protocol):
     def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
         """Return up to `limit` rows, tombstones too, with `after` < key <= `upto` (None: to the end), in key order."""
 
+    def ballots(
+        self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the keys and packed ballots of `interval`: half its cost, where names are compared and not looked at.
+
+        The ballots are as they are stored: whoever unpacks one learns whether it is sound.
+        """
+
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """Return up to `limit` rows of all spaces that hold a deletion and come after `after`, by (space, key).
 

@@ -142,19 +142,26 @@ class SqliteIndex:
 
     def interval(self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int) -> list[Name]:
         """Return a page of one space's rows; see `Index.interval`."""
+        pairs = self.ballots(vault, space, after, upto, limit)
+        return [Name(space, key, unpack_stamp(accepted)) for key, accepted in pairs]
+
+    def ballots(
+        self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Return a page of keys and packed ballots; see `Index.ballots`."""
         place = (self._numbers.get(vault, 0), int(space))
         arguments = {"vault": place[0], "space": place[1], "after": after, "limit": _bounded(limit)}
-        names: list[Name] = []
+        pairs: list[tuple[bytes, bytes]] = []
         try:
             cursor = self._reader.execute(INTERVAL, arguments)
             with closing(cursor):  # ends the snapshot, however far it was read
                 for number, found, key, accepted in cursor:
                     if (number, found) != place or (upto is not None and key > upto):
                         break
-                    names.append(Name(space, key, unpack_stamp(accepted)))
+                    pairs.append((key, accepted))
         except sqlite3.Error as error:
             raise failure_of(error, "read") from error
-        return names
+        return pairs
 
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """Return a page of deletions; see `Index.tombstones`."""

@@ -26,6 +26,10 @@ class Register(NamedTuple):
     key: bytes
 
 
+Ballot = tuple[bytes, bytes]
+"""A key and the ballot of its row, packed: what names are compared by."""
+
+
 class Interval(NamedTuple):
     """The registers of a space whose key is greater than `after` and at most `upto` (None: to the end)."""
 
@@ -62,7 +66,7 @@ class Listing(NamedTuple):
     """
 
     rows: list[Listed]
-    names: list[Name]
+    names: list[Ballot]
     upto: bytes | None
 
 

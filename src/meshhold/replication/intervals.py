@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from meshhold.crypto.hashing import hash_bytes
-from meshhold.index.contract import Index, Name
+from meshhold.index.contract import Index
 from meshhold.index.queries import end_of_prefix
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
-from meshhold.replication.contract import Interval
+from meshhold.replication.contract import Ballot, Interval
 
 _ABOVE: Final = b"\xff" * 20
 """`x + _ABOVE` is above every register that begins with `x`: object keys are UTF-8, which has no such byte, and what
@@ -36,16 +36,16 @@ def interval_of(space: Space, after: bytes, prefix: bytes, last: bytes | None) -
     return Interval(space, start, last)
 
 
-def read_names(index: Index, vault: VaultId, interval: Interval, limit: int | None = None) -> list[Name]:
+def read_ballots(index: Index, vault: VaultId, interval: Interval, limit: int | None = None) -> list[Ballot]:
     """Return all names of an interval, at one moment; with `limit`, no page more once there are more than that."""
-    names: list[Name] = []
+    names: list[Ballot] = []
     after = interval.after
     while True:
-        page = index.interval(vault, interval.space, after, interval.upto, _PAGE)
+        page = index.ballots(vault, interval.space, after, interval.upto, _PAGE)
         names += page
         if len(page) < _PAGE or (limit is not None and len(names) > limit):
             return names
-        after = page[-1].key
+        after = page[-1][0]
 
 
 def fitting_keys(keys: Sequence[bytes], size_max: int) -> int:
@@ -58,9 +58,7 @@ def fitting_keys(keys: Sequence[bytes], size_max: int) -> int:
     return len(keys)
 
 
-def digest_of(names: Iterable[Name]) -> bytes:
-    """Return 32 bytes that are equal for equal names, in the same order."""
-    parts: list[bytes] = []
-    for name in names:
-        parts += (len(name.key).to_bytes(2, "big"), name.key, name.accepted.pack())
+def digest_of(names: Iterable[Ballot]) -> bytes:
+    """Return 32 bytes that are equal for equal names of a space, in the same order."""
+    parts = [part for key, accepted in names for part in (len(key).to_bytes(2, "big"), key, accepted)]
     return hash_bytes(b"".join(parts))

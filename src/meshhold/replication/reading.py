@@ -16,13 +16,13 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import trio
 
 from meshhold.errors import FatalError, MeshHoldError, NoMajorityError
-from meshhold.index.contract import Listed, Name
+from meshhold.index.contract import Listed
 from meshhold.index.projection import listed_of
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, decode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
-from meshhold.model.stamp import ZERO, Stamp
-from meshhold.replication.contract import Interval, Listing, Outdated, Refusal, Replica, Scan, Unaware
+from meshhold.model.stamp import ZERO, Stamp, unpack_stamp
+from meshhold.replication.contract import Ballot, Interval, Listing, Outdated, Refusal, Replica, Scan, Unaware
 from meshhold.replication.intervals import digest_of, interval_of
 from meshhold.replication.panel import Panel, Poll
 from meshhold.replication.rounds import Rounds
@@ -43,7 +43,7 @@ class _Page(NamedTuple, Generic[_Row]):
     """Rows of the base by key; `upto` is where the next page begins, None if nothing can follow."""
 
     rows: list[tuple[bytes, _Row]]
-    names: list[Name]
+    names: list[Ballot]
     interval: Interval
     upto: bytes | None
 
@@ -205,7 +205,7 @@ class RangeReading(ABC, Generic[_Row]):
         base = self._base or self._panel.node
         keys: list[bytes] = []
         for page in pages:
-            held: dict[NodeId, dict[bytes, Stamp]] = {base: {name.key: name.accepted for name in page.names}}
+            held: dict[NodeId, dict[bytes, Stamp]] = {base: {key: unpack_stamp(raw) for key, raw in page.names}}
             for node in list(poll.answers):  # late answers may still come
                 names = None if node == base else await self._names(node, configuration, page.interval)
                 if names is not None:
@@ -282,7 +282,7 @@ class Scanning(RangeReading[tuple[bytes, Entry]]):
         if not isinstance(page, Scan):
             return page
         interval = interval_of(self.space, after, prefix, page.rows[-1][0] if page.rows else None)
-        names = [Name(self.space, key, row.accepted) for key, row in page.rows]
+        names = [(key, row.accepted.pack()) for key, row in page.rows]
         rows = [(key, (key, decode_entry(row.entry))) for key, row in page.rows]
         return _Page(rows, names, interval, page.rows[-1][0] if page.rows else None)
 

@@ -30,7 +30,7 @@ from meshhold.register.acceptor import WINDOW_MS, Acceptor, NeedHorizon, Promise
 from meshhold.register.rounds import NOTHING, Answer
 from meshhold.replication.contract import Absent, Interval, Listing, Outdated, Refusal, Register, Scan, Unaware
 from meshhold.replication.eras import Eras
-from meshhold.replication.intervals import digest_of, fitting_keys, interval_of, read_names
+from meshhold.replication.intervals import digest_of, fitting_keys, interval_of, read_ballots
 from meshhold.replication.merging import CONFLICT_GRACE_MS, conflict_key, goes_alone, lost_to, merge
 from meshhold.replication.seats import Seats
 
@@ -227,11 +227,11 @@ class LocalReplica:
         fitting = fitting_keys([row.key for row in rows], LIST_SIZE_MAX)
         goes_on = fitting < len(rows) or len(rows) == limit
         upto = rows[fitting - 1].key if rows and goes_on else None
-        names = read_names(self._index, vault, interval_of(Space.OBJECTS, after, prefix, upto), NAMES_MAX)
-        fitting_names = fitting_keys([name.key for name in names[:NAMES_MAX]], LIST_SIZE_MAX)
+        names = read_ballots(self._index, vault, interval_of(Space.OBJECTS, after, prefix, upto), NAMES_MAX)
+        fitting_names = fitting_keys([key for key, _ in names[:NAMES_MAX]], LIST_SIZE_MAX)
         if fitting_names < len(names):
             names = names[:fitting_names]
-            upto = names[-1].key
+            upto = names[-1][0]
         return Listing([row for row in rows if upto is None or row.key <= upto], names, upto)
 
     async def scan_page(
@@ -254,7 +254,7 @@ class LocalReplica:
         """Return one digest per interval; see `Replica.digests`."""
         found: list[bytes] = []
         for interval in intervals:
-            found.append(digest_of(read_names(self._index, vault, interval)))
+            found.append(digest_of(read_ballots(self._index, vault, interval)))
             if len(intervals) > 1:
                 await trio.lowlevel.checkpoint()
         return self._stance(vault, epoch) or found

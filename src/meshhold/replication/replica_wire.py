@@ -100,13 +100,15 @@ def read_names_form(raw: Any) -> list[Name]:
 
 def pack_listing(listing: Listing) -> list[Any]:
     """Return the form of a page of live objects."""
-    return pack_done([list(row) for row in listing.rows], pack_names(listing.names), listing.upto)
+    names = [field for key, accepted in listing.names for field in (int(Space.OBJECTS), key, accepted)]
+    return pack_done([list(row) for row in listing.rows], names, listing.upto)
 
 
 def read_listing(rows: Any, names: Any, upto: Any) -> Listing:
     """Undo `pack_listing`."""
     end = None if upto is None else _is(upto, bytes)
-    return Listing([_listed(row) for row in _is(rows, list)], read_names_form(names), end)
+    ballots = [(name.key, name.accepted.pack()) for name in read_names_form(names)]
+    return Listing([_listed(row) for row in _is(rows, list)], ballots, end)
 
 
 def _listed(row: Any) -> Listed:
