@@ -73,9 +73,9 @@ def test_a_damaged_copy_is_never_served_and_is_replaced(cluster: ChunkCluster, h
 def test_kills_and_a_lost_disk_cost_nothing(cluster: ChunkCluster) -> None:
     """Clients of all nodes work on; what is lost on one disk is restored with no command."""
     clients = cluster.clients()
-    with Load(clients, SEED, keys=10, sizes=(20_000, 90_000, MIB + 1)) as load:
+    with Load(clients, SEED, keys=10, sizes=(20_000, 90_000, MIB + 1), pause_s=0.4) as load:
         with striking(cluster, SEED, (kill_for_a_while,), cluster.nodes[1:]) as log:
-            load.wait_more(10)
+            load.wait_more(5)
             wait_until(lambda: len(log) >= 2, RESTORED_S, "two nodes are killed")
         cluster.wait_serving()
         wait_repaired(cluster, RESTORED_S)
