@@ -93,9 +93,12 @@ format: $(VENV)/.dev ## Rewrite the sources as `make check` wants them
 clients: $(VENV)/.dev ## Run the real S3 clients against a node (installs them)
 	@$(BIN)/python -m pytest -m clients tests/clients -vv
 
-bench: $(VENV)/.dev ## Measure beside SeaweedFS and rclone, and the mesh's links beside TLS and libp2p
+bench: $(VENV)/.dev ## Measure beside SeaweedFS and rclone, one node and three, and the links beside TLS and libp2p
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.mesh
+	@$(BIN)/python -m bench.index3
+	@$(BIN)/python -m bench.chunks3
+	@$(BIN)/python -m bench.mastodon
 
 clean: ## Remove what the targets made here (never a node's data)
 	rm -rf $(VENV) build dist
