@@ -242,6 +242,7 @@ class Link:
     async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes:
         self._lab.moved += 1
         self._lab.fetched_from.append(self._target.id)
+        self._lab.expected.append(size_hint)
         sealed: bytes = await self._call(lambda local: local.get(vault, chunk, size_hint))
         return sealed
 
@@ -294,6 +295,7 @@ class Lab:
         self.step_s = 0.0
         self.removals = 0
         self.fetched_from: list[NodeId] = []
+        self.expected: list[int] = []
         self.everyone = tuple(NodeId(name) for name in names)
         view = self.view(names)
         self.nodes = {NodeId(name): LabNode(self, name, view, capacity_bytes) for name in names}

@@ -11,10 +11,12 @@ from trio.testing import MockClock
 
 from meshhold.errors import StorageFailedError
 from meshhold.model.ids import ChunkId
+from meshhold.replication.chunk_wire import IN_CALL_MAX
 from meshhold.replication.leases import LEASE_S
 from meshhold.replication.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
 from meshhold.replication.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
 from meshhold.replication.transfers import FAILURES_MAX, IN_FLIGHT_MAX
+from meshhold.sealing.chunker import CHUNK_SIZE
 
 
 def spoil(node: LabNode, chunk: ChunkId) -> None:
@@ -44,6 +46,18 @@ async def test_a_wiped_node_is_refilled_by_all_others_and_copies_keep_their_age(
     shown = lab["a"].repair.progress()[VAULT].show(trio.current_time())
     assert (shown["chunks_done"], shown["chunks_left"], shown["complete"]) == (len(had), 0, True)
     assert len(chunks) == 60
+
+
+async def test_small_chunks_are_soon_asked_for_as_such_and_large_ones_again_as_large() -> None:
+    lab, _ = stocked()
+    lab["a"].store.drop_vault(VAULT)
+    await lab["a"].repair.pass_over(VAULT)
+    assert lab.expected[0] == CHUNK_SIZE
+    assert max(lab.expected[-8:]) <= IN_CALL_MAX
+    large = [lab.put("x" * CHUNK_SIZE + str(n), "b", "c") for n in range(20)]
+    assert len([chunk for chunk in large if "a" in lab["a"].holders.seen.holders(chunk)]) > 4
+    await lab["a"].repair.pass_over(VAULT)
+    assert lab.expected[-1] == CHUNK_SIZE
 
 
 async def test_equal_nodes_move_nothing() -> None:

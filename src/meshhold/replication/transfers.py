@@ -17,6 +17,7 @@ from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import CallRefusedError, FatalError, MeshHoldError, PeerError, StorageFullError
 from meshhold.model.ids import ChunkId, NodeId, VaultId
+from meshhold.replication.chunk_wire import IN_CALL_MAX
 from meshhold.replication.holder_contract import Digests, Holder
 from meshhold.replication.holders import Holders, View
 from meshhold.replication.inventory import Inventory, Table
@@ -28,6 +29,8 @@ BYTES_PER_S: Final = 100_000_000
 """What repair may move while no app is served: less than a gigabit link bears, as much as a spinning disk does."""
 IN_FLIGHT_MAX: Final = 16
 """Chunks of all vaults in memory for repair, 1 MiB each: 16 MiB."""
+_NEWEST_PART: Final = 8
+"""An eighth of the usual size is that of the last chunk: after a dozen small ones the next is taken to be small."""
 FAILURES_MAX: Final = 3
 """So many calls that a peer lets fail, and it is asked nothing more in this pass: a dead one costs a bounded time."""
 _T = TypeVar("_T")
@@ -86,6 +89,7 @@ class Transfers:
         self._throttle = throttle
         self._places = trio.Semaphore(IN_FLIGHT_MAX)
         self._busy: Counter[NodeId] = Counter()
+        self._usual_size = CHUNK_SIZE
 
     def is_current(self, work: Pass) -> bool:
         """Tell whether this node still has the view of a pass; one that has not is to end and begin anew."""
@@ -122,12 +126,20 @@ class Transfers:
             left.remove(source)
             self._busy[source] += 1
             try:
-                sealed = await self.ask(work, source, lambda peer: peer.get(work.vault, chunk, CHUNK_SIZE))
+                sealed = await self.ask(work, source, lambda peer: peer.get(work.vault, chunk, self._likely_size()))
             finally:
                 self._busy[source] -= 1
             if sealed is not None:
+                self._usual_size += (len(sealed) - self._usual_size) // _NEWEST_PART
                 return await self._keep(work, chunk, sealed, touched_s)
         return False
+
+    def _likely_size(self) -> int:
+        """Return what to expect of a chunk whose size nobody told: small ones come in calls, which cost less.
+
+        One that is larger than expected is asked for once more, by a stream.
+        """
+        return self._usual_size if self._usual_size <= IN_CALL_MAX else CHUNK_SIZE
 
     async def _keep(self, work: Pass, chunk: ChunkId, sealed: bytes, touched_s: float) -> bool:
         try:
