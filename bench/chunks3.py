@@ -24,7 +24,7 @@ from bench.failures import BenchError
 from bench.footprint import Footprint, footprints
 from bench.install import wrk
 from bench.load import Measurement
-from bench.refill3 import refill_json, refill_table, run_refill
+from bench.refill3 import LARGE_OBJECT, SMALL_OBJECT, refill_json, refill_table, run_refill
 from bench.report import layout, mib
 from bench.run import Plan, Sample, run_cases
 from bench.seaweed3 import SeaweedThreeCopies, SeaweedTwoCopies
@@ -134,7 +134,8 @@ def main(words: Sequence[str]) -> int:
             if cases:
                 _measure(found.targets, driver, cases, plan, folder, results)
             if _REFILL in found.only:
-                refills = run_refill(folder, found.refill_mib, found.rounds)
+                refills = run_refill(folder, found.refill_mib * MIB, LARGE_OBJECT, found.rounds)
+                refills += run_refill(folder, found.refill_mib * MIB // 8, SMALL_OBJECT, found.rounds)
                 results["refill"] = refill_json(refills)
                 print("\n" + refill_table(refills))
     except BenchError as error:
@@ -183,7 +184,12 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a small case; a large one takes twice as long")
     parser.add_argument("--only", default=",".join([*names, _REFILL]), help=f"comma-separated: {', '.join(names)}")
     parser.add_argument("--targets", default=",".join(kinds), help=f"comma-separated: {', '.join(kinds)}")
-    parser.add_argument("--refill-mib", type=int, default=512, help="content that the wiped node fetches anew")
+    parser.add_argument(
+        "--refill-mib",
+        type=int,
+        default=256,
+        help="content that the wiped node fetches anew; an eighth in small chunks",
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for results (build/bench)")
     parser.add_argument("--work", type=Path, help="folder for the servers' data (a new one under ~/.cache)")
     found = parser.parse_args(words)

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench.cases import MIB
+from bench.cases import KIB, MIB
 from bench.client import open_client
 from bench.failures import BenchError
 from bench.processes import last_words
@@ -27,7 +27,8 @@ from bench.report import layout
 from bench.three import NODES, ThreeCopies
 
 _LAST: Final = NODES - 1
-_OBJECT_MIB: Final = 16
+LARGE_OBJECT: Final = 16 * MIB
+SMALL_OBJECT: Final = 64 * KIB
 _POLL_S: Final = 0.1
 _REFILL_S_MAX: Final = 600.0
 _PEER_S_MAX: Final = 300.0
@@ -48,14 +49,14 @@ class RefillRound:
     four: float
 
 
-def run_refill(folder: Path, size_mib: int, rounds: int) -> list[RefillRound]:
-    """Measure so many rounds on one mesh. Errors: `BenchError`."""
+def run_refill(folder: Path, size: int, object_size: int, rounds: int) -> list[RefillRound]:
+    """Measure so many rounds on one mesh that holds `size` bytes of objects. Errors: `BenchError`."""
     target = ThreeCopies(folder / "refill")
     try:
         endpoint = target.start()
         with open_client(endpoint) as client:
-            for number in range(-(-size_mib // _OBJECT_MIB)):
-                client.put(f"refill/{number:06}", os.urandom(_OBJECT_MIB * MIB))
+            for number in range(-(-size // object_size)):
+                client.put(f"refill/{number:06}", os.urandom(object_size))
         target.wait(lambda: len(_chunks(target, _LAST)) >= len(_chunks(target, 0)), "all nodes have all chunks")
         found = []
         for turn in range(rounds):
@@ -106,17 +107,30 @@ def _plain(target: ThreeCopies) -> dict[str, float]:
 def refill_table(rounds: Sequence[RefillRound]) -> str:
     """Return the rounds as text, and the median of the ratios."""
     lines: list[tuple[str, ...]] = [
-        ("chunks", "MiB", "refill MB/s", "from start", "one by one", "4 at once", "of one", "of 4")
+        ("chunks", "KiB each", "refill MB/s", "from start", "one by one", "4 at once", "of one", "of 4")
     ]
     for each in rounds:
         speeds = (each.refill, each.from_start, each.one, each.four)
         ratios = (each.refill / each.one, each.refill / each.four)
         lines.append(
-            (str(each.chunks), f"{each.size / MIB:,.0f}", *(f"{s / 1e6:,.0f}" for s in speeds), *map(_percent, ratios))
+            (
+                str(each.chunks),
+                f"{each.size / each.chunks / KIB:,.0f}",
+                *(f"{s / 1e6:,.1f}" for s in speeds),
+                *map(_percent, ratios),
+            )
         )
-    to_one, to_four = (median(r.refill / r.one for r in rounds), median(r.refill / r.four for r in rounds))
-    last = f"median: {_percent(to_one)} of reading one by one, {_percent(to_four)} of four at once (aim: 60 %)"
-    return "a wiped node gets its chunks back, beside plain transfers between two nodes\n" + layout(lines) + f"\n{last}"
+    last = ""
+    for kib in dict.fromkeys(round(each.size / each.chunks / KIB) for each in rounds):
+        found = [each for each in rounds if round(each.size / each.chunks / KIB) == kib]
+        to_one, to_four = (median(r.refill / r.one for r in found), median(r.refill / r.four for r in found))
+        last += f"\n{kib} KiB, median: {_percent(to_one)} of reading one by one, {_percent(to_four)} of four at once"
+    return (
+        "a wiped node gets its chunks back, beside plain transfers between two nodes\n"
+        + layout(lines)
+        + last
+        + " (aim: 60 %)"
+    )
 
 
 def _percent(ratio: float) -> str:
