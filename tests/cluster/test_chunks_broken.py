@@ -115,7 +115,8 @@ def test_a_node_that_kept_its_identity_only_is_filled_again() -> None:
         fill(cluster, "kept", 30)
         victim = cluster.nodes[2]
         had = len(victim.chunk_files(cluster.vault))
-        with Load(cluster.clients()[:2], SEED, keys=10) as load:
+        clients = cluster.clients()[:2]
+        with Load(clients, SEED, keys=10) as load:
             load.wait_more(5)
             victim.kill()
             victim.wipe_all()
@@ -125,7 +126,7 @@ def test_a_node_that_kept_its_identity_only_is_filled_again() -> None:
             took_s = cluster.wait_restored()
             load.wait_more(5)
         cluster.wait_serving()
-        print(f"{had} chunks of a wiped node are back after {took_s:.1f} s")  # noqa: T201 - a figure
+        print(f"{had} chunks of a wiped node are back after {took_s:.1f} s\n{told(clients)}")  # noqa: T201 - figures
         assert len(victim.chunk_files(cluster.vault)) >= had > 0
         cluster.assert_whole()
 
@@ -135,7 +136,8 @@ def test_a_lost_machine_is_replaced_by_a_new_one() -> None:
     with open_folder() as folder, open_chunk_cluster(folder, 3, 3) as cluster:
         fill(cluster, "kept", 30)
         lost = cluster.nodes[2]
-        with Load(cluster.clients()[:2], SEED, keys=10) as load:
+        clients = cluster.clients()[:2]
+        with Load(clients, SEED, keys=10) as load:
             load.wait_more(5)
             lost.kill()
             shutil.rmtree(lost.home)
@@ -147,7 +149,8 @@ def test_a_lost_machine_is_replaced_by_a_new_one() -> None:
             took_s = cluster.wait_restored()
             load.wait_more(5)
         cluster.wait_serving()
-        print(f"{len(fresh.chunk_files(cluster.vault))} chunks on the new node after {took_s:.1f} s")  # noqa: T201 - a figure
+        chunks = len(fresh.chunk_files(cluster.vault))
+        print(f"{chunks} chunks on the new node after {took_s:.1f} s\n{told(clients)}")  # noqa: T201 - figures
         cluster.assert_whole()
 
 
