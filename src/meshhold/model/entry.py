@@ -32,6 +32,23 @@ class Space(IntEnum):
     """key = the object's key, 0x00, the 16-byte op id of the change that lost to a concurrent one"""
 
 
+_ID_SIZE: Final = 16  # of uploads and operations inside keys
+
+
+def describe_key(space: Space, key: bytes) -> str:
+    """Return what a register is called in messages to people."""
+    match space:
+        case Space.PARTS:
+            return f"part {int.from_bytes(key[_ID_SIZE:], 'big')} of upload {key[:_ID_SIZE].hex()}"
+        case Space.UPLOADS | Space.CONFLICTS:
+            what = "an upload" if space is Space.UPLOADS else "a version that lost"
+            return f"{what} of {describe_key(Space.OBJECTS, key[: -_ID_SIZE - 1])}"
+        case Space.CONFIGURATION:
+            return "the index replicas"
+        case _:
+            return repr(key.decode("utf-8", "backslashreplace"))
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
     """Where `span` plaintext bytes are: a sealed chunk and the key that opens it.

@@ -19,7 +19,7 @@ import trio
 from meshhold.errors import NoMajorityError, UnknownOutcomeError
 from meshhold.index.contract import Listed, Row
 from meshhold.model.configuration import Configuration
-from meshhold.model.entry import Entry, Space, decode_entry
+from meshhold.model.entry import Entry, Space, decode_entry, describe_key
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.acceptor import Stale
@@ -182,8 +182,8 @@ class Available:
             if attempt is not None and not attempt.risky:
                 attempt = None
             if poll.outdated is None and not any(isinstance(each, Stale) for each in poll.refusals.values()):
-                raise _unknown(name.key) if attempt is not None else error
-        raise _unknown(name.key) if attempt is not None else _keeps_changing(name.vault)
+                raise _unknown(name) if attempt is not None else error
+        raise _unknown(name) if attempt is not None else _keeps_changing(name.vault)
 
     async def _decide(self, poll: Poll[Answer], node: NodeId, name: Register, follow: Follow) -> _Attempt | Done | None:
         """Decide on what another node's replica holds; None if it does not tell."""
@@ -256,8 +256,8 @@ async def _in_epoch(
     return await question(replica, epoch)
 
 
-def _unknown(key: bytes) -> UnknownOutcomeError:
-    shown = repr(key.decode("utf-8", "backslashreplace"))
+def _unknown(name: Register) -> UnknownOutcomeError:
+    shown = describe_key(name.space, name.key)
     return UnknownOutcomeError(f"the change of {shown} may or may not have taken effect", "read it to know")
 
 

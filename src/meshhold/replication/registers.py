@@ -29,7 +29,7 @@ from meshhold.errors import (
 )
 from meshhold.index.contract import Counts, Listed, Row
 from meshhold.model.configuration import Configuration
-from meshhold.model.entry import Entry, Space, Value, decode_entry
+from meshhold.model.entry import Entry, Space, Value, decode_entry, describe_key
 from meshhold.model.ids import NodeId, OpId, VaultId, short_id
 from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.lineage import Outcome, outcome, succeed
@@ -150,7 +150,7 @@ class Registers:
         name = Register(vault, space, key)
         if self._available.is_in_force(vault, space):
             return await self._available.read(name)
-        tries = _Tries(name.key)
+        tries = _Tries(name)
         while True:
             sight = await self._rounds.read(name)
             if isinstance(sight, Sight):
@@ -236,7 +236,7 @@ class Registers:
             nursery.cancel_scope.cancel()
 
     async def _change(self, name: Register, decide: Decide, early: Early | None, sent: _Sent | None) -> Changed:
-        tries = _Tries(name.key)
+        tries = _Tries(name)
         op: OpId | None = None if sent is None else sent.entry.op
         if early is not None:
             await early.done.wait()
@@ -269,7 +269,7 @@ class Registers:
                     failed = await self._settle(name, ballot, seen, sent)
                     return (None if failed else Changed(sent.before, after)), sent, failed
                 case Outcome.UNKNOWN:
-                    raise _unknown(name.key)
+                    raise _unknown(name)
                 case Outcome.NOT_YET:
                     pass
         try:
@@ -317,10 +317,10 @@ class Registers:
         patience_s = self._deadline_s if overtaken else min(self._deadline_s, NO_MAJORITY_S)
         if trio.current_time() >= tries.began_s + patience_s:
             if sent is not None:
-                raise _unknown(tries.key)
+                raise _unknown(tries.name)
             if error is None or overtaken:
                 raise ContentionError(
-                    f"others kept changing {_shown(tries.key)} for {patience_s:g} s; nothing was written", "retry"
+                    f"others kept changing {_shown(tries.name)} for {patience_s:g} s; nothing was written", "retry"
                 )
             raise error
         if tries.count:  # the first refusal is mostly a clock that lags behind; observing it was the cure
@@ -422,8 +422,8 @@ class _OwnReading:
 class _Tries:
     """How often and since when a round of one register is tried."""
 
-    def __init__(self, key: bytes) -> None:
-        self.key = key
+    def __init__(self, name: Register) -> None:
+        self.name = name
         self.count = 0
         self.began_s = trio.current_time()
 
@@ -456,9 +456,9 @@ def _unconditional(vault: VaultId) -> UnavailableError:
     )
 
 
-def _unknown(key: bytes) -> UnknownOutcomeError:
-    return UnknownOutcomeError(f"the change of {_shown(key)} may or may not have taken effect", "read it to know")
+def _unknown(name: Register) -> UnknownOutcomeError:
+    return UnknownOutcomeError(f"the change of {_shown(name)} may or may not have taken effect", "read it to know")
 
 
-def _shown(key: bytes) -> str:
-    return repr(key.decode("utf-8", "backslashreplace"))
+def _shown(name: Register) -> str:
+    return describe_key(name.space, name.key)
