@@ -24,6 +24,7 @@ from tests.faults.node_load import content_of
 KIB, MIB = 2**10, 2**20
 SIZES = (9 * KIB, 20 * KIB, 90 * KIB, 90 * KIB, MIB + 1)
 SAFE = "What belongs in the safe"
+LONG = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SNAPSHOT_S = 30.0
 RETURN_S = 120.0
 _LATER = ("meshhold vault remove-member", "meshhold vault check", "(umask")
@@ -142,6 +143,8 @@ def test_growing() -> None:
         assert_works(cluster)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_moving_house() -> None:
     """All addresses are others afterwards, and nobody tells of them but the token."""
     with open_home(["attic", "cellar", "office"], 2) as (cluster, operator):
@@ -196,9 +199,9 @@ def test_replacing_a_disk_that_is_dead(others: list[str]) -> None:
         assert_works(cluster)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("others", [["office", "shed"], ["office"], []])
+@pytest.mark.parametrize(
+    "others", [pytest.param(["office", "shed"], marks=LONG), pytest.param(["office"], marks=LONG), []]
+)
 def test_losing_a_machine_for_good(others: list[str]) -> None:
     """All that it kept is on the others again, and they keep the index without it, even if only one is left."""
     with open_home(["attic", "cellar", *others], 2) as (cluster, operator):
