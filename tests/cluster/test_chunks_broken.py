@@ -154,6 +154,7 @@ def test_a_lost_machine_is_replaced_by_a_new_one() -> None:
         cluster.assert_whole()
 
 
+@pytest.mark.timeout(5400)
 def test_power_cuts_in_the_middle_of_large_uploads() -> None:
     """All nodes at the same moment, while 1 to 20 MiB go up through each, again and again."""
     print(f"MESHHOLD_SEED={SEED}")  # noqa: T201 - shown with a failure
