@@ -55,7 +55,9 @@ class ChunkMachine(Machine):
 
     def __init__(self, number: int, grain_ms: int, chance: random.Random, roster: Callable[[], Roster]) -> None:
         super().__init__(number, grain_ms)
-        self.chunks = SimulatedChunks(chance, lambda: self.now_ms() / 1000, trio.current_time)
+        self.store_now: Callable[[], float] = lambda: self.now_ms() / 1000
+        """The clock of its store, which each run watches."""
+        self.chunks = SimulatedChunks(chance, lambda: self.store_now(), trio.current_time)  # noqa: PLW0108 - as it is then
         self._first = roster
         self._known: Roster | None = None
         self.slow_s = 0.0
@@ -139,10 +141,12 @@ class ChunkRun(Run):
         box, chunks = self.box, self.box.chunks
         inventory = Inventory(chunks, self.run_blocking, self._view_version)
         leases = Leases(self._view_version, clock_s=trio.current_time)
+        watch = ClockWatch(self._now_s, trio.current_time)
+        box.store_now = watch.now
         self.obeying = Obeying(
             chunks,
             self.run_blocking,
-            watch=ClockWatch(self._now_s, trio.current_time),
+            watch=watch,
             now_s=self._now_s,
             oldest_start_s=lambda: self.writer.oldest_start_s,
             epoch_known=lambda _: 0 if self.published is None else self.published.epoch,

@@ -33,8 +33,8 @@ class Holder:
         self.steady_s = 50.0
         self.oldest_s = float("inf")
         self.known = 3
-        self.store = MemoryChunkStore(now=self.wall.now_s)
         watch = ClockWatch(self.wall.now_s, lambda: self.steady_s)
+        self.store = MemoryChunkStore(now=watch.now)
         self.obeying = Obeying(
             self.store,
             run_inline,
@@ -122,6 +122,16 @@ async def test_after_the_clock_was_set_nothing_goes_for_a_grace(holder: Holder, 
     holder.pass_s(2)
     holder.put(b"dead too", 10 * GRACE_S)
     assert await holder.obey() >= 1
+
+
+async def test_a_clock_that_was_wrong_only_while_a_chunk_came_is_noticed(holder: Holder) -> None:
+    holder.wall.pass_s(-86_400)
+    chunk = ChunkId(hash_bytes(b"in flight"))
+    holder.store.put(VAULT, chunk, b"in flight")
+    holder.wall.pass_s(86_400)
+    with pytest.raises(ConflictError):
+        await holder.obey()
+    assert holder.store.has(VAULT, chunk)
 
 
 async def test_small_corrections_of_the_clock_are_no_jump(holder: Holder) -> None:

@@ -47,7 +47,7 @@ class ChunkSurroundings:
 
     `is_trusted` tells whether a node is a trusted member of a vault, `is_alone_allowed` whether one copy is enough
     while the others are away, `keeps_index` whether this node keeps a vault's index, `index_epoch` which epoch of its
-    replicas this node has heard of; `name_of` gives names for messages to people.
+    replicas this node has heard of; `name_of` gives names for messages to people; `watch` is the clock of the store.
     """
 
     keepers: VaultKeepers
@@ -57,6 +57,7 @@ class ChunkSurroundings:
     keeps_index: Callable[[VaultId], bool]
     index_epoch: Callable[[VaultId], int]
     name_of: Callable[[NodeId], str]
+    watch: ClockWatch
     chance: random.Random
 
 
@@ -82,7 +83,7 @@ class ChunkKeeping:
         self.obeying = Obeying(
             chunks,
             run_for_others,
-            watch=ClockWatch(),
+            watch=around.watch,
             oldest_start_s=lambda: self.writer.oldest_start_s,
             epoch_known=around.index_epoch,
         )

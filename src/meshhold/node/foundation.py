@@ -35,6 +35,7 @@ from meshhold.node.index_replicas import (
 )
 from meshhold.node.mesh import Mesh
 from meshhold.node.vault_keepers import VaultKeepers
+from meshhold.replication.clock_watch import ClockWatch
 from meshhold.replication.index_room import IndexRoom
 from meshhold.replication.record_keeper import RecordKeeper
 from meshhold.replication.seats import Seats
@@ -81,7 +82,9 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
         open_threads(STORAGE_THREADS, COMMIT_THREADS, PEER_THREADS) as (run_blocking, run_commits, run_for_others),
         open_index(data_dir / "index.db", run_blocking=run_commits) as index,
     ):
-        chunks = await run_blocking(partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity))
+        watch = ClockWatch()
+        open_chunks = partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity, now=watch.now)
+        chunks = await run_blocking(open_chunks)
         clock = Clock(identity.stamp_node)
         keeper = RecordKeeper(index, clock, now_ms)
         directory = Directory(identity, keeper, clock, now_ms)
@@ -99,6 +102,7 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
             keeps_index=partial(keeps_index, seats),
             index_epoch=partial(known_epoch, seats),
             name_of=nodes.name_of,
+            watch=watch,
             chance=_new_chance(),
         )
         chunk_keeping = ChunkKeeping(chunks, identity.node_id, around, run_blocking, run_for_others)
