@@ -142,6 +142,8 @@ class SimulatedChunks(MemoryChunkStore):
     def damage(self, vault: VaultId, chunk: ChunkId) -> None:
         """Flip a bit of a copy, cut its end off, or make its bytes zero."""
         sealed, touched_s = self._vaults[vault][chunk]
+        if not sealed:  # cut off at its beginning by an earlier damage
+            return
         at = self.chance.randrange(len(sealed))
         bad = self.chance.choice(
             [
