@@ -19,7 +19,7 @@ from meshhold.config import load_config
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.node.assembly import open_node
 from meshhold.node.identity_file import load_identity
-from meshhold.replication.holder_contract import Holder
+from meshhold.replication.chunks.holder_contract import Holder
 
 AT_ONCE: Final = 4
 _LINK_S_MAX: Final = 60.0

@@ -30,7 +30,7 @@ RETURN_S = 120.0
 _LATER = ("meshhold vault remove-member", "meshhold vault check", "(umask")
 _EAGER = """
 import sys
-import meshhold.replication.snapshots as snapshots
+import meshhold.replication.collecting.snapshots as snapshots
 snapshots.SETTLE_S, snapshots.EVERY_S = 1.0, 1.0  # nobody learns anything from an hour's wait
 from meshhold.cli.main import main
 sys.exit(main())

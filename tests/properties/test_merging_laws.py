@@ -18,10 +18,10 @@ from meshhold.model.entry import Entry, ObjectVersion, Space, decode_entry, enco
 from meshhold.model.ids import NodeId, OpId, VaultId
 from meshhold.model.stamp import Clock, Stamp
 from meshhold.register.lineage import succeed
-from meshhold.replication.contract import Register
-from meshhold.replication.merging import merge, split_conflict_key
-from meshhold.replication.replica import LocalReplica, Wrote
-from meshhold.replication.seats import Seats
+from meshhold.replication.index.contract import Register
+from meshhold.replication.index.merging import merge, split_conflict_key
+from meshhold.replication.index.replica import LocalReplica, Wrote
+from meshhold.replication.index.seats import Seats
 
 VAULT = VaultId("v" * 32)
 NAMES = [NodeId("a"), NodeId("b"), NodeId("c")]

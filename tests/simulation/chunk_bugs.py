@@ -12,11 +12,11 @@ from tests.simulation.chunk_disk import SimulatedChunks
 
 from meshhold.errors import ChunkMissingError
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.replication.clock_watch import ClockWatch
-from meshhold.replication.leases import Leases
-from meshhold.replication.sources import OneReplica, Sources
-from meshhold.replication.surplus import Surplus
-from meshhold.replication.tally import Tally
+from meshhold.replication.chunks.tally import Tally
+from meshhold.replication.collecting.clock_watch import ClockWatch
+from meshhold.replication.collecting.sources import OneReplica, Sources
+from meshhold.replication.repair.leases import Leases
+from meshhold.replication.repair.surplus import Surplus
 from meshhold.store.renewal import Renewal
 
 

@@ -17,7 +17,7 @@ from tests.simulation.chunk_plan import ChunkPlan
 from tests.simulation.index_faults import Faults
 from tests.simulation.index_node import VAULT
 
-from meshhold.replication.holders import Keeper
+from meshhold.replication.chunks.holders import Keeper
 
 if TYPE_CHECKING:  # the world runs the faults
     from tests.simulation.chunk_world import ChunkWorld

@@ -19,20 +19,20 @@ from tests.simulation.index_node import EPOCH_MS, KEYS, VAULT, Machine, Run
 from meshhold.errors import MeshHoldError
 from meshhold.model.configuration import Configuration
 from meshhold.model.ids import NodeId, VaultId
-from meshhold.replication.chunk_service import ChunkService
-from meshhold.replication.clock_watch import ClockWatch
-from meshhold.replication.collector import Collector, Company
-from meshhold.replication.copies import Copies
-from meshhold.replication.holder_contract import Holder
-from meshhold.replication.holders import Holders
-from meshhold.replication.inventory import Inventory
-from meshhold.replication.leases import Leases
-from meshhold.replication.obeying import Obeying
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.remote_chunks import Carrier, RemoteChunks
-from meshhold.replication.repair import Repair
+from meshhold.replication.chunks.chunk_service import ChunkService
+from meshhold.replication.chunks.copies import Copies
+from meshhold.replication.chunks.holder_contract import Holder
+from meshhold.replication.chunks.holders import Holders
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.remote_chunks import Carrier, RemoteChunks
+from meshhold.replication.chunks.writer import ChunkWriter
+from meshhold.replication.collecting.clock_watch import ClockWatch
+from meshhold.replication.collecting.collector import Collector, Company
+from meshhold.replication.collecting.obeying import Obeying
+from meshhold.replication.repair.inventory import Inventory
+from meshhold.replication.repair.leases import Leases
+from meshhold.replication.repair.repair import Repair
 from meshhold.replication.throttle import Throttle
-from meshhold.replication.writer import ChunkWriter
 from meshhold.store.renewal import Renewal
 
 LOOK_S: Final = 20.0

@@ -10,7 +10,7 @@ from typing import Final
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.placement.planner import BITS_MIN, plan_ring
 from meshhold.placement.ring import Ring, RingMember
-from meshhold.replication.holders import Keeper, View
+from meshhold.replication.chunks.holders import Keeper, View
 
 RING_BITS: Final = max(BITS_MIN, 6)
 """Some chunks in each partition: what goes wrong with one of a partition can go wrong with its neighbours."""

@@ -26,18 +26,18 @@ from tests.simulation.chunk_workload import ChunkClient
 from tests.simulation.index_node import KEYS, VAULT, Machine, Run
 from tests.simulation.index_world import Report, World, play_in
 
-import meshhold.replication.chunk_wire
-import meshhold.replication.holders
-import meshhold.replication.inventory
-import meshhold.replication.writer
+import meshhold.replication.chunks.chunk_wire
+import meshhold.replication.chunks.holders
+import meshhold.replication.chunks.writer
+import meshhold.replication.repair.inventory
 import meshhold.sealing.chunker
 import meshhold.sealing.content
 import meshhold.sealing.manifest
 from meshhold.model.entry import ObjectVersion, Part, Ref, Space, decode_entry
 from meshhold.model.ids import ChunkId, NodeId, VaultId
-from meshhold.replication.holders import Keeper, View
-from meshhold.replication.keeping import BEHIND_MAX
-from meshhold.replication.merging import split_conflict_key
+from meshhold.replication.chunks.holders import Keeper, View
+from meshhold.replication.chunks.keeping import BEHIND_MAX
+from meshhold.replication.index.merging import split_conflict_key
 from meshhold.sealing.content import open_content
 from meshhold.sealing.manifest import open_node
 
@@ -401,12 +401,12 @@ def play(seed: int, life: ChunkPlan | None = None) -> ChunkReport:
     with ExitStack() as changes:
         for room, name, value in (
             (meshhold.sealing.chunker, "CHUNK_SIZE", chosen.mix.sizes.chunk),
-            (meshhold.replication.writer, "INLINE_SIZE_MAX", SMALL_INLINE),
-            (meshhold.replication.writer, "REFS_IN_ENTRY_MAX", chosen.refs_max),
-            (meshhold.replication.writer, "LONG_WRITE_S", chosen.pace.grace_s / 4),
-            (meshhold.replication.chunk_wire, "IN_CALL_MAX", chosen.in_call_max),
-            (meshhold.replication.holders, "plan_ring", plan),
-            (meshhold.replication.inventory, "SLICES_AT_ONCE", meshhold.replication.inventory.SLICES),
+            (meshhold.replication.chunks.writer, "INLINE_SIZE_MAX", SMALL_INLINE),
+            (meshhold.replication.chunks.writer, "REFS_IN_ENTRY_MAX", chosen.refs_max),
+            (meshhold.replication.chunks.writer, "LONG_WRITE_S", chosen.pace.grace_s / 4),
+            (meshhold.replication.chunks.chunk_wire, "IN_CALL_MAX", chosen.in_call_max),
+            (meshhold.replication.chunks.holders, "plan_ring", plan),
+            (meshhold.replication.repair.inventory, "SLICES_AT_ONCE", meshhold.replication.repair.inventory.SLICES),
         ):
             changes.enter_context(patch.object(room, name, value))
         return play_in(lambda: ChunkWorld(seed, chosen), ChunkReport(seed))

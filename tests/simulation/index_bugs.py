@@ -14,14 +14,14 @@ from meshhold.model.configuration import Configuration
 from meshhold.model.stamp import ZERO
 from meshhold.register.acceptor import TAKE, TAKEN, Acceptor
 from meshhold.register.lineage import Outcome
-from meshhold.replication import registers
-from meshhold.replication.contract import Outdated
-from meshhold.replication.index_sync import IndexSync
-from meshhold.replication.pulling import Pulled
-from meshhold.replication.reading import RangeReading
-from meshhold.replication.registers import Registers
-from meshhold.replication.seats import Seats
-from meshhold.replication.tombstones import Tombstones
+from meshhold.replication.healing.index_sync import IndexSync
+from meshhold.replication.healing.pulling import Pulled
+from meshhold.replication.healing.tombstones import Tombstones
+from meshhold.replication.index import registers
+from meshhold.replication.index.contract import Outdated
+from meshhold.replication.index.reading import RangeReading
+from meshhold.replication.index.registers import Registers
+from meshhold.replication.index.seats import Seats
 
 
 @dataclass(frozen=True, slots=True)

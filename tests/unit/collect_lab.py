@@ -18,12 +18,12 @@ from meshhold.errors import ChunkMissingError, PeerUnreachableError
 from meshhold.model.configuration import Configuration, Mode, Seat, found_configuration
 from meshhold.model.entry import Upload
 from meshhold.model.ids import ChunkId, NodeId, VaultId
-from meshhold.replication import holder_contract
-from meshhold.replication.collector import Collector, Company
-from meshhold.replication.holders import Holders, Keeper
-from meshhold.replication.obeying import Obeying
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.writer import ChunkWriter
+from meshhold.replication.chunks import holder_contract
+from meshhold.replication.chunks.holders import Holders, Keeper
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.writer import ChunkWriter
+from meshhold.replication.collecting.collector import Collector, Company
+from meshhold.replication.collecting.obeying import Obeying
 from meshhold.store.contract import ALWAYS, Metadata
 from meshhold.store.directory import Bucket
 from meshhold.store.gates import Gates

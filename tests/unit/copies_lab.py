@@ -21,8 +21,8 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.placement.ring import Ring, RingMember
-from meshhold.replication.copies import Copies
-from meshhold.replication.holders import Holders, Keeper
+from meshhold.replication.chunks.copies import Copies
+from meshhold.replication.chunks.holders import Holders, Keeper
 from meshhold.replication.tasks import open_tasks
 
 VAULT = VaultId("v" * 32)

@@ -23,20 +23,20 @@ from meshhold.model.entry import Entry, ObjectVersion, Space
 from meshhold.model.ids import NodeId, OpId, VaultId, encode_id
 from meshhold.model.stamp import COUNTER_BITS, Clock, Stamp
 from meshhold.peering.dispatch import Dispatch, failure_of, refusal_of
-from meshhold.replication.contract import Register
-from meshhold.replication.copying import Copying
-from meshhold.replication.enrolment import Enrolment
-from meshhold.replication.fellow import Fellows
-from meshhold.replication.healing_service import HealingService
-from meshhold.replication.index_sync import IndexSync
-from meshhold.replication.reconfiguration import Reconfiguration
-from meshhold.replication.registers import Registers, Write
-from meshhold.replication.remote_replica import RemoteReplica
-from meshhold.replication.replica import LocalReplica
-from meshhold.replication.replica_service import ReplicaService
-from meshhold.replication.seats import Seats
+from meshhold.replication.healing.copying import Copying
+from meshhold.replication.healing.enrolment import Enrolment
+from meshhold.replication.healing.fellow import Fellows
+from meshhold.replication.healing.healing_service import HealingService
+from meshhold.replication.healing.index_sync import IndexSync
+from meshhold.replication.healing.reconfiguration import Reconfiguration
+from meshhold.replication.healing.tombstones import Tombstones
+from meshhold.replication.index.contract import Register
+from meshhold.replication.index.registers import Registers, Write
+from meshhold.replication.index.remote_replica import RemoteReplica
+from meshhold.replication.index.replica import LocalReplica
+from meshhold.replication.index.replica_service import ReplicaService
+from meshhold.replication.index.seats import Seats
 from meshhold.replication.throttle import Throttle
-from meshhold.replication.tombstones import Tombstones
 from meshhold.wire import limits
 from meshhold.wire.codec import Limits, decode, encode
 

@@ -19,14 +19,14 @@ from meshhold.errors import CallRefusedError, CallTimeoutError, MeshHoldError, P
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import Ring, RingMember
-from meshhold.replication.holder_contract import Collected, Digests, Held
-from meshhold.replication.holders import Holders, Keeper, View
-from meshhold.replication.inventory import Inventory, Table
-from meshhold.replication.leases import Leases
-from meshhold.replication.local_chunks import LocalChunks
-from meshhold.replication.repair import Repair
+from meshhold.replication.chunks.holder_contract import Collected, Digests, Held
+from meshhold.replication.chunks.holders import Holders, Keeper, View
+from meshhold.replication.chunks.local_chunks import LocalChunks
+from meshhold.replication.repair.inventory import Inventory, Table
+from meshhold.replication.repair.leases import Leases
+from meshhold.replication.repair.repair import Repair
+from meshhold.replication.repair.transfers import BYTES_PER_S, Pass
 from meshhold.replication.throttle import Throttle
-from meshhold.replication.transfers import BYTES_PER_S, Pass
 
 VAULT = VaultId("a" * 32)
 EPOCH_S = 1_700_000_000.0

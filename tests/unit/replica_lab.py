@@ -18,11 +18,11 @@ from meshhold.model.entry import Entry, ObjectVersion, Space, Value
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.model.stamp import Clock
 from meshhold.peering.dispatch import Dispatch
-from meshhold.replication.registers import Change, Changed, Registers, Write
-from meshhold.replication.remote_replica import RemoteReplica
-from meshhold.replication.replica import LocalReplica
-from meshhold.replication.replica_service import ReplicaService
-from meshhold.replication.seats import Seats
+from meshhold.replication.index.registers import Change, Changed, Registers, Write
+from meshhold.replication.index.remote_replica import RemoteReplica
+from meshhold.replication.index.replica import LocalReplica
+from meshhold.replication.index.replica_service import ReplicaService
+from meshhold.replication.index.seats import Seats
 from meshhold.wire import codec
 
 VAULT = VaultId("a" * 32)

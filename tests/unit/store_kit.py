@@ -18,12 +18,12 @@ from meshhold.model.entry import Checksums, ObjectVersion, Upload
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import Clock
 from meshhold.node.index_keeping import IndexKeeping, Surroundings
-from meshhold.replication.collector import Collector
-from meshhold.replication.contract import Replica
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.seats import Seats
-from meshhold.replication.writer import ChunkWriter
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.writer import ChunkWriter
+from meshhold.replication.collecting.collector import Collector
+from meshhold.replication.index.contract import Replica
+from meshhold.replication.index.seats import Seats
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.sealing.content import PartRow
 from meshhold.store.access import Access
 from meshhold.store.care import Care

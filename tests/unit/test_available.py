@@ -23,11 +23,11 @@ from meshhold.model.entry import ANCESTORS_KEPT, Entry, ObjectVersion, Space, Va
 from meshhold.model.ids import short_id
 from meshhold.model.stamp import Stamp, unpack_stamp
 from meshhold.register.acceptor import HORIZON_STEP_MS, Skewed, Stale
-from meshhold.replication import replica
-from meshhold.replication.contract import Absent, Outdated
-from meshhold.replication.merging import CONFLICT_GRACE_MS, conflict_key, split_conflict_key
-from meshhold.replication.registers import KEEP, Change, Write
-from meshhold.replication.replica_wire import MERGE
+from meshhold.replication.index import replica
+from meshhold.replication.index.contract import Absent, Outdated
+from meshhold.replication.index.merging import CONFLICT_GRACE_MS, conflict_key, split_conflict_key
+from meshhold.replication.index.registers import KEEP, Change, Write
+from meshhold.replication.index.replica_wire import MERGE
 
 LATER_MS = 3 * HORIZON_STEP_MS
 """A node's stamps run ahead of its clock by a step after a restart or a change of epoch: so much later is later."""

@@ -22,9 +22,9 @@ from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.peering.dispatch import Dispatch
 from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import RingMember
-from meshhold.replication.holders import View
-from meshhold.replication.survey import COUNTED_FOR_S, OwnWitness
-from meshhold.replication.survey_wire import (
+from meshhold.replication.chunks.holders import View
+from meshhold.replication.chunks.survey import COUNTED_FOR_S, OwnWitness
+from meshhold.replication.chunks.survey_wire import (
     IDS_MAX,
     READ_MAX,
     STOCK,

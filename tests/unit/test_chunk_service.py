@@ -29,11 +29,11 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.peering.streams import PeerStream
-from meshhold.replication import chunk_wire as wire
-from meshhold.replication import remote_chunks
-from meshhold.replication.chunk_service import ROOM_PER_PEER_MAX, ChunkService
-from meshhold.replication.holder_contract import Digests, Held, Holder
-from meshhold.replication.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
+from meshhold.replication.chunks import chunk_wire as wire
+from meshhold.replication.chunks import remote_chunks
+from meshhold.replication.chunks.chunk_service import ROOM_PER_PEER_MAX, ChunkService
+from meshhold.replication.chunks.holder_contract import Digests, Held, Holder
+from meshhold.replication.chunks.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
 from meshhold.transport.memory import MemoryNetwork
 
 VAULT = VaultId("a" * 32)

@@ -12,7 +12,7 @@ from tests.unit.store_kit import GRACE_S, KIB, MIB, BytesBody, StoreKit, open_ki
 from meshhold.errors import IntegrityError
 from meshhold.model.entry import Upload
 from meshhold.model.ids import ChunkId
-from meshhold.replication.collector import Marks
+from meshhold.replication.collecting.collector import Marks
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Bucket
 from meshhold.store.uploads import PartClaim
@@ -115,7 +115,7 @@ async def test_an_unreadable_manifest_stops_the_collection(kit: StoreKit, bucket
 @pytest.fixture
 def slow_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the marks be made row by row, so that changes come between any two of them."""
-    monkeypatch.setattr("meshhold.replication.walk.PAGE", 1)
+    monkeypatch.setattr("meshhold.replication.chunks.walk.PAGE", 1)
 
 
 async def surround(kit: StoreKit, bucket: Bucket) -> None:

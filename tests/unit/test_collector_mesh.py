@@ -19,13 +19,13 @@ from meshhold.model.configuration import Configuration, Mode, Seat
 from meshhold.model.entry import Space, decode_entry
 from meshhold.model.ids import NodeId
 from meshhold.register.rounds import Answer
-from meshhold.replication.contract import Register
-from meshhold.replication.sources import OneReplica, Sources
-from meshhold.replication.walk import Rows, walk_values
+from meshhold.replication.chunks.walk import Rows, walk_values
+from meshhold.replication.collecting.sources import OneReplica, Sources
+from meshhold.replication.index.contract import Register
 
 LARGE = bytes(range(256)) * 100
 SEEDS = range(16)
-WALK = "meshhold.replication.collector.walk_values"
+WALK = "meshhold.replication.collecting.collector.walk_values"
 
 
 def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -307,7 +307,7 @@ async def play(seed: int) -> list[bytes]:
 
 @pytest.fixture
 def slow_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshhold.replication.walk.PAGE", 1)
+    monkeypatch.setattr("meshhold.replication.chunks.walk.PAGE", 1)
 
 
 @pytest.mark.usefixtures("slow_walk")

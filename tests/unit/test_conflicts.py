@@ -20,7 +20,7 @@ from meshhold.index.contract import Name, Row
 from meshhold.model.configuration import Mode
 from meshhold.model.entry import Entry, Space, decode_entry, encode_entry
 from meshhold.model.ids import OpId
-from meshhold.replication.merging import CONFLICT_GRACE_MS
+from meshhold.replication.index.merging import CONFLICT_GRACE_MS
 from meshhold.store.conflicts import Conflicts, ConflictView
 from meshhold.store.contract import Metadata, WriteCondition
 from meshhold.store.directory import Bucket

@@ -25,9 +25,9 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId
 from meshhold.placement.quorum import plan_acknowledgement
-from meshhold.replication import fetching, keeping
-from meshhold.replication.byte_budget import ByteBudget
-from meshhold.replication.paces import PATIENCE_MIN_S, PATIENCE_UNKNOWN_S, SLOW_S
+from meshhold.replication.chunks import fetching, keeping
+from meshhold.replication.chunks.byte_budget import ByteBudget
+from meshhold.replication.chunks.paces import PATIENCE_MIN_S, PATIENCE_UNKNOWN_S, SLOW_S
 
 MIB = 1 << 20
 READ_MOODS = ("fine", "away", "broken", "stuck", "liar", "rotten", "bare")

@@ -10,8 +10,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshhold.errors import PeerUnreachableError, TooFewNodesError
 from meshhold.model.ids import NodeId
-from meshhold.replication.byte_budget import ByteBudget
-from meshhold.replication.paces import (
+from meshhold.replication.chunks.byte_budget import ByteBudget
+from meshhold.replication.chunks.paces import (
     FULL_S,
     PATIENCE_MAX_S,
     PATIENCE_MIN_S,
@@ -21,7 +21,7 @@ from meshhold.replication.paces import (
     SLOW_S,
     Paces,
 )
-from meshhold.replication.tally import Tally
+from meshhold.replication.chunks.tally import Tally
 
 ME, A, B, C, D = (NodeId(name) for name in ("me", "a", "b", "c", "d"))
 MIB = 1 << 20

@@ -13,8 +13,8 @@ import pytest
 from tests.door import DoorUnderTest, open_door
 
 from meshhold.errors import ContentElsewhereError, ContentionError, MeshHoldError, NoMajorityError, UnknownOutcomeError
-from meshhold.replication.copies import Copies
-from meshhold.replication.registers import Registers
+from meshhold.replication.chunks.copies import Copies
+from meshhold.replication.index.registers import Registers
 
 MISSING = "too few of the 3 index replicas answer; missing: cellar (it does not answer), barn (its disk is full)"
 MATCH = {"If-Match": '"0"'}

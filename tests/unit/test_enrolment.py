@@ -14,11 +14,11 @@ from meshhold.model.configuration import Configuration, Mode, Seat
 from meshhold.model.entry import Space
 from meshhold.register.acceptor import Stale
 from meshhold.register.rounds import Answer
-from meshhold.replication.contract import Absent
-from meshhold.replication.enrolment import JOINING, NO_SEAT, VOTES
-from meshhold.replication.healing_wire import BUCKET_DIGESTS, FLOOR
-from meshhold.replication.registers import Write
-from meshhold.replication.replica_wire import ADOPT
+from meshhold.replication.healing.enrolment import JOINING, NO_SEAT, VOTES
+from meshhold.replication.healing.healing_wire import BUCKET_DIGESTS, FLOOR
+from meshhold.replication.index.contract import Absent
+from meshhold.replication.index.registers import Write
+from meshhold.replication.index.replica_wire import ADOPT
 
 
 @pytest.fixture

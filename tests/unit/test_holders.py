@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshhold.model.ids import ChunkId, NodeId, VaultId
-from meshhold.replication.holders import OUT_AFTER_S, Holders, Keeper, View
+from meshhold.replication.chunks.holders import OUT_AFTER_S, Holders, Keeper, View
 
 VAULT = VaultId("v" * 32)
 GB = 10**9

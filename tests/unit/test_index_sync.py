@@ -16,9 +16,9 @@ from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Space
 from meshhold.model.stamp import ZERO
 from meshhold.register.rounds import Answer
-from meshhold.replication import differences, index_sync
-from meshhold.replication.healing_wire import BUCKET_DIGESTS, BUCKET_NAMES, HOLDS, ROWS, SETTLE
-from meshhold.replication.replica_wire import PREPARE
+from meshhold.replication.healing import differences, index_sync
+from meshhold.replication.healing.healing_wire import BUCKET_DIGESTS, BUCKET_NAMES, HOLDS, ROWS, SETTLE
+from meshhold.replication.index.replica_wire import PREPARE
 
 
 @pytest.fixture

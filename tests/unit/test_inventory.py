@@ -13,7 +13,7 @@ from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.errors import StorageFullError
 from meshhold.model.ids import ChunkId, VaultId
 from meshhold.placement.planner import plan_ring
-from meshhold.replication.inventory import SLICES, Inventory
+from meshhold.replication.repair.inventory import SLICES, Inventory
 
 _T = TypeVar("_T")
 

@@ -14,8 +14,15 @@ from meshhold.model.entry import ANCESTORS_KEPT, Entry, Space, Upload, Value, en
 from meshhold.model.ids import NodeId, OpId, VaultId
 from meshhold.model.stamp import ZERO, Stamp
 from meshhold.register.lineage import succeed
-from meshhold.replication.eras import Eras
-from meshhold.replication.merging import conflict_key, goes_alone, is_concurrent, lost_to, merge, split_conflict_key
+from meshhold.replication.index.eras import Eras
+from meshhold.replication.index.merging import (
+    conflict_key,
+    goes_alone,
+    is_concurrent,
+    lost_to,
+    merge,
+    split_conflict_key,
+)
 
 NODES = [NodeId("a"), NodeId("b")]
 VAULT = VaultId("v" * 32)

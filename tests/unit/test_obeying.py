@@ -16,9 +16,9 @@ from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import ConflictError, InvalidError, UnknownFormatError
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.replication.clock_watch import ClockWatch
-from meshhold.replication.marks import BYTES_MAX, Marks, Order, unpack_order
-from meshhold.replication.obeying import ORDERS_MAX, Obeying
+from meshhold.replication.collecting.clock_watch import ClockWatch
+from meshhold.replication.collecting.marks import BYTES_MAX, Marks, Order, unpack_order
+from meshhold.replication.collecting.obeying import ORDERS_MAX, Obeying
 
 VAULT = VaultId("v" * 32)
 GRACE_S = 1000.0

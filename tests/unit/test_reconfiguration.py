@@ -23,9 +23,9 @@ from meshhold.errors import (
 )
 from meshhold.model.configuration import Configuration, Mode
 from meshhold.model.entry import Space
-from meshhold.replication import reconfiguration
-from meshhold.replication.healing_wire import ENROL
-from meshhold.replication.replica_wire import ACCEPT, ADOPT
+from meshhold.replication.healing import reconfiguration
+from meshhold.replication.healing.healing_wire import ENROL
+from meshhold.replication.index.replica_wire import ACCEPT, ADOPT
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from meshhold.model.ids import NodeId
 from meshhold.model.stamp import Clock
 from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.record import Kind, Record, sign_by_node
-from meshhold.replication import record_sync
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.record_sync import COMPARE_EVERY_S, RecordSync
+from meshhold.replication.records import record_sync
+from meshhold.replication.records.record_keeper import RecordKeeper
+from meshhold.replication.records.record_sync import COMPARE_EVERY_S, RecordSync
 
 WALL_MS = 1_700_000_000_000
 

@@ -18,7 +18,7 @@ from meshhold.model.configuration import Configuration, Seat
 from meshhold.model.entry import Space
 from meshhold.model.ids import NodeId
 from meshhold.registry.record import Kind, encode_record
-from meshhold.replication.snapshots import Snapshots
+from meshhold.replication.collecting.snapshots import Snapshots
 from meshhold.store.directory import Bucket
 from meshhold.store.recovery import EPOCHS_AHEAD, IndexNews, Recovery
 from meshhold.store.renewal import Renewal

@@ -26,10 +26,10 @@ from meshhold.model.stamp import COUNTER_BITS, Clock, Stamp
 from meshhold.register.acceptor import HORIZON_STEP_MS, WINDOW_MS, Skewed, Stale
 from meshhold.register.lineage import succeed
 from meshhold.register.rounds import Answer
-from meshhold.replication.contract import Refusal, Register
-from meshhold.replication.registers import KEEP, Change, Registers, Write
-from meshhold.replication.replica import LocalReplica
-from meshhold.replication.seats import Seats
+from meshhold.replication.index.contract import Refusal, Register
+from meshhold.replication.index.registers import KEEP, Change, Registers, Write
+from meshhold.replication.index.replica import LocalReplica
+from meshhold.replication.index.seats import Seats
 
 VAULT = VaultId("a" * 32)
 NODE = b"own-node"

@@ -16,7 +16,7 @@ from meshhold.model.ids import AccessKeyId, NodeId
 from meshhold.model.stamp import Stamp
 from meshhold.registry.record import Kind, Record, encode_record, sign_by_node, sign_by_vault
 from meshhold.registry.shape import check_shape
-from meshhold.replication.record_keeper import SIZE_MAX
+from meshhold.replication.records.record_keeper import SIZE_MAX
 
 OTHER = Identity(b"o" * 32)
 KEYS = VaultKeys(b"v" * 32)

@@ -11,11 +11,11 @@ from trio.testing import MockClock
 
 from meshhold.errors import StorageFailedError
 from meshhold.model.ids import ChunkId
-from meshhold.replication.chunk_wire import IN_CALL_MAX
-from meshhold.replication.leases import LEASE_S
-from meshhold.replication.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
-from meshhold.replication.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
-from meshhold.replication.transfers import FAILURES_MAX, IN_FLIGHT_MAX
+from meshhold.replication.chunks.chunk_wire import IN_CALL_MAX
+from meshhold.replication.repair.leases import LEASE_S
+from meshhold.replication.repair.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
+from meshhold.replication.repair.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
+from meshhold.replication.repair.transfers import FAILURES_MAX, IN_FLIGHT_MAX
 from meshhold.sealing.chunker import CHUNK_SIZE
 
 

@@ -25,8 +25,8 @@ from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.node.vault_keepers import VaultKeepers
 from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.record import Kind
-from meshhold.replication.holders import Holders, View
-from meshhold.replication.survey_wire import State, Stock
+from meshhold.replication.chunks.holders import Holders, View
+from meshhold.replication.chunks.survey_wire import State, Stock
 from meshhold.store import drains as drains_module
 from meshhold.store.drains import DRAIN, Drains
 from meshhold.store.members import SILENCES_MAX, Members

@@ -15,9 +15,9 @@ from meshhold.model.configuration import Mode, found_configuration
 from meshhold.model.entry import Space
 from meshhold.model.ids import NodeId, OpId
 from meshhold.register.lineage import succeed
-from meshhold.replication import replica_wire as wire
-from meshhold.replication.contract import Absent, Outdated, Register, Unaware
-from meshhold.replication.registers import KEEP
+from meshhold.replication.index import replica_wire as wire
+from meshhold.replication.index.contract import Absent, Outdated, Register, Unaware
+from meshhold.replication.index.registers import KEEP
 
 KEY = Register(VAULT, Space.OBJECTS, b"k")
 
@@ -147,8 +147,8 @@ class TestRounds:
         assert await lab["a"].keys("new", 7) == [f"new{number:02}" for number in range(7)]
 
     async def test_pages_from_others_fit_into_messages(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("meshhold.replication.replica.LIST_SIZE_MAX", 2_000)
-        monkeypatch.setattr("meshhold.replication.replica.NAMES_MAX", 7)
+        monkeypatch.setattr("meshhold.replication.index.replica.LIST_SIZE_MAX", 2_000)
+        monkeypatch.setattr("meshhold.replication.index.replica.NAMES_MAX", 7)
         keys = [f"{number:02}" + "k" * 300 for number in range(30)]
         for key in keys:
             await lab["a"].put(key, "x")

@@ -14,8 +14,8 @@ from meshhold.errors import ChunkMissingError, IntegrityError, UnknownFormatErro
 from meshhold.model.entry import Entry, ObjectVersion, Space, Upload
 from meshhold.model.ids import OpId
 from meshhold.registry.record import Kind
-from meshhold.replication.collector import Collector
-from meshhold.replication.snapshots import Snapshots
+from meshhold.replication.collecting.collector import Collector
+from meshhold.replication.collecting.snapshots import Snapshots
 from meshhold.sealing.index_blocks import BYTES_MAX, BlockCutter, IndexRow, decode_block
 from meshhold.store.directory import Bucket
 from meshhold.store.renewal import Renewal

@@ -13,7 +13,7 @@ from tests.unit.store_kit import StoreKit, open_kit
 from meshhold.index.contract import Listed
 from meshhold.model.entry import ObjectVersion, Space
 from meshhold.model.ids import VaultId
-from meshhold.replication.registers import Write
+from meshhold.replication.index.registers import Write
 from meshhold.store.directory import Bucket
 from meshhold.store.listing import Page
 

@@ -26,8 +26,8 @@ from meshhold.model.ids import NodeId, VaultId
 from meshhold.model.stamp import Stamp
 from meshhold.register.rounds import NOTHING, Answer
 from meshhold.registry.record import Kind, Record, encode_record, sign_by_node
-from meshhold.replication import registers
-from meshhold.replication.contract import Absent, Outdated, Refusal, Register, Unaware
+from meshhold.replication.index import registers
+from meshhold.replication.index.contract import Absent, Outdated, Refusal, Register, Unaware
 from meshhold.store.directory import Bucket
 from meshhold.store.index_replicas import LOOK_EVERY_S, IndexReplicas
 from meshhold.store.members import CHANGE_S, Members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshhold.errors import StorageFullError
-from meshhold.replication.index_room import IndexRoom
+from meshhold.replication.index.index_room import IndexRoom
 
 
 @pytest.mark.parametrize(

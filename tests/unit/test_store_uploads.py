@@ -17,7 +17,7 @@ from meshhold.errors import (
     PreconditionFailedError,
 )
 from meshhold.model.entry import Space, Upload
-from meshhold.replication.registers import Write
+from meshhold.replication.index.registers import Write
 from meshhold.store.contract import WriteCondition
 from meshhold.store.directory import Bucket
 from meshhold.store.uploads import PartClaim

@@ -24,7 +24,7 @@ from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.model.stamp import Clock
 from meshhold.registry.record import Kind
-from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.store.access import LABEL_LENGTH_MAX
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Directory

@@ -14,9 +14,9 @@ from trio._core import _run as scheduler
 from trio.testing import MockClock
 
 from meshhold.model.ids import ChunkId
-from meshhold.replication import surplus
-from meshhold.replication.leases import LEASE_S, USE_S
-from meshhold.replication.repair import EVERY_S, RETRY_S
+from meshhold.replication.repair import surplus
+from meshhold.replication.repair.leases import LEASE_S, USE_S
+from meshhold.replication.repair.repair import EVERY_S, RETRY_S
 
 VIEWS = [
     ("abcd", ""),

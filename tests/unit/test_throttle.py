@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from meshhold.model.ids import NodeId
-from meshhold.replication.pulling import Progress
+from meshhold.replication.healing.pulling import Progress
 from meshhold.replication.throttle import BUSY_STEP_S, BUSY_STEPS, Throttle
 
 

@@ -13,9 +13,9 @@ from meshhold.index.contract import Name, Row
 from meshhold.model.configuration import Mode
 from meshhold.model.entry import Space, encode_entry
 from meshhold.register.acceptor import Stale
-from meshhold.replication import tombstones
-from meshhold.replication.healing_wire import FORGET, Phase
-from meshhold.replication.replica_wire import pack_names
+from meshhold.replication.healing import tombstones
+from meshhold.replication.healing.healing_wire import FORGET, Phase
+from meshhold.replication.index.replica_wire import pack_names
 
 OLD_MS = 2 * WINDOW_MS
 

@@ -11,7 +11,7 @@ from meshhold.model.stamp import ZERO
 from meshhold.node.vault_keepers import VaultKeepers
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.state import Registry
-from meshhold.replication.holders import Keeper
+from meshhold.replication.chunks.holders import Keeper
 from meshhold.store.nodes import NodeFacts, Nodes
 
 VAULT = VaultId("v" * 32)

@@ -16,10 +16,10 @@ from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ContentElsewhereError, UnavailableError
 from meshhold.model.entry import Ref
 from meshhold.model.ids import NodeId
-from meshhold.replication import reader as reader_module
-from meshhold.replication.byte_budget import ByteBudget
-from meshhold.replication.reader import AHEAD_OF_LINKS, ChunkReader
-from meshhold.replication.writer import CHUNKS_IN_FLIGHT, LONG_WRITE_S, ChunkWriter
+from meshhold.replication.chunks import reader as reader_module
+from meshhold.replication.chunks.byte_budget import ByteBudget
+from meshhold.replication.chunks.reader import AHEAD_OF_LINKS, ChunkReader
+from meshhold.replication.chunks.writer import CHUNKS_IN_FLIGHT, LONG_WRITE_S, ChunkWriter
 from meshhold.sealing.content import Content
 from meshhold.sealing.manifest import REFS_IN_ENTRY_MAX
 from meshhold.store.contract import Metadata

@@ -22,9 +22,9 @@ from meshhold.node.chunk_keeping import ChunkKeeping
 from meshhold.node.foundation import Foundation, now_ms, open_foundation
 from meshhold.node.index_keeping import IndexKeeping
 from meshhold.node.mesh import Mesh
-from meshhold.replication.collector import Collector, Company
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.snapshots import Snapshots
+from meshhold.replication.collecting.collector import Collector, Company
+from meshhold.replication.collecting.snapshots import Snapshots
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
 from meshhold.store.care import Care

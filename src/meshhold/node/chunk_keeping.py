@@ -18,23 +18,23 @@ from meshhold.node.reach import Reach
 from meshhold.node.vault_keepers import VaultKeepers
 from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.record import Kind, Record
-from meshhold.replication.chunk_service import ChunkService
-from meshhold.replication.clock_watch import ClockWatch
-from meshhold.replication.copies import Copies
-from meshhold.replication.fellowship import Fellowship
-from meshhold.replication.holder_contract import Holder
-from meshhold.replication.holders import Holders
-from meshhold.replication.inventory import Inventory
-from meshhold.replication.leases import Leases
-from meshhold.replication.obeying import Obeying
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.remote_chunks import RemoteChunks
-from meshhold.replication.repair import Repair
-from meshhold.replication.survey import OwnWitness
-from meshhold.replication.survey_wire import SurveyService
+from meshhold.replication.chunks.chunk_service import ChunkService
+from meshhold.replication.chunks.copies import Copies
+from meshhold.replication.chunks.fellowship import Fellowship
+from meshhold.replication.chunks.holder_contract import Holder
+from meshhold.replication.chunks.holders import Holders
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.remote_chunks import RemoteChunks
+from meshhold.replication.chunks.survey import OwnWitness
+from meshhold.replication.chunks.survey_wire import SurveyService
+from meshhold.replication.chunks.writer import ChunkWriter
+from meshhold.replication.collecting.clock_watch import ClockWatch
+from meshhold.replication.collecting.obeying import Obeying
+from meshhold.replication.repair.inventory import Inventory
+from meshhold.replication.repair.leases import Leases
+from meshhold.replication.repair.repair import Repair
+from meshhold.replication.repair.transfers import BYTES_PER_S
 from meshhold.replication.throttle import Throttle
-from meshhold.replication.transfers import BYTES_PER_S
-from meshhold.replication.writer import ChunkWriter
 
 LOOK_S: Final = 5.0
 """Absence is counted in minutes: so often this node looks who is away."""

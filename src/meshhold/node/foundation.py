@@ -35,10 +35,10 @@ from meshhold.node.index_replicas import (
 )
 from meshhold.node.mesh import Mesh
 from meshhold.node.vault_keepers import VaultKeepers
-from meshhold.replication.clock_watch import ClockWatch
-from meshhold.replication.index_room import IndexRoom
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.seats import Seats
+from meshhold.replication.collecting.clock_watch import ClockWatch
+from meshhold.replication.index.index_room import IndexRoom
+from meshhold.replication.index.seats import Seats
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.store.directory import Directory
 from meshhold.store.nodes import Nodes
 

@@ -15,18 +15,18 @@ from meshhold.model.ids import NodeId, VaultId
 from meshhold.model.stamp import Clock
 from meshhold.peering.dispatch import Dispatch
 from meshhold.register.acceptor import WINDOW_MS
-from meshhold.replication.copying import Copying
-from meshhold.replication.enrolment import Enrolment
-from meshhold.replication.fellow import Fellows
-from meshhold.replication.healing_service import HealingService
-from meshhold.replication.index_sync import IndexSync
-from meshhold.replication.reconfiguration import Publish, Reconfiguration
-from meshhold.replication.registers import Registers
-from meshhold.replication.remote_replica import Caller, RemoteReplica
-from meshhold.replication.replica import LocalReplica
-from meshhold.replication.replica_service import MayAsk, ReplicaService
-from meshhold.replication.seats import Seats
-from meshhold.replication.tombstones import Tombstones
+from meshhold.replication.healing.copying import Copying
+from meshhold.replication.healing.enrolment import Enrolment
+from meshhold.replication.healing.fellow import Fellows
+from meshhold.replication.healing.healing_service import HealingService
+from meshhold.replication.healing.index_sync import IndexSync
+from meshhold.replication.healing.reconfiguration import Publish, Reconfiguration
+from meshhold.replication.healing.tombstones import Tombstones
+from meshhold.replication.index.registers import Registers
+from meshhold.replication.index.remote_replica import Caller, RemoteReplica
+from meshhold.replication.index.replica import LocalReplica
+from meshhold.replication.index.replica_service import MayAsk, ReplicaService
+from meshhold.replication.index.seats import Seats
 
 
 @dataclass(frozen=True, slots=True)

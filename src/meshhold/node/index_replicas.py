@@ -7,7 +7,7 @@ from meshhold.model.configuration import Configuration, Mode, found_configuratio
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.registry.record import Kind
 from meshhold.registry.state import Registry
-from meshhold.replication.seats import Seats
+from meshhold.replication.index.seats import Seats
 
 
 def told_configuration(registry: Registry, vault: VaultId) -> Configuration | None:

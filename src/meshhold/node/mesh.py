@@ -44,8 +44,8 @@ from meshhold.peering.links import Peering, open_peering
 from meshhold.peering.relay import Relay
 from meshhold.peering.settings import LinkEvent, LinkOpened
 from meshhold.registry.record import Kind, Record, sign_by_node
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.record_sync import RecordSync
+from meshhold.replication.records.record_keeper import RecordKeeper
+from meshhold.replication.records.record_sync import RecordSync
 from meshhold.store.nodes import NodeFacts, Nodes
 from meshhold.transport.tcp import TcpTransport
 from meshhold.wire.handshake import swarm_id

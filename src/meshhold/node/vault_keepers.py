@@ -10,7 +10,7 @@ import trio
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.registry.record import Kind
 from meshhold.registry.state import Registry
-from meshhold.replication.holders import Keeper
+from meshhold.replication.chunks.holders import Keeper
 from meshhold.store.nodes import Nodes
 
 

@@ -12,12 +12,12 @@ from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.errors import IntegrityError
 from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
-from meshhold.replication.collector import Collector
-from meshhold.replication.holders import View
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.registers import Registers
-from meshhold.replication.survey import OwnWitness, Survey
-from meshhold.replication.survey_wire import Witness
+from meshhold.replication.chunks.holders import View
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.survey import OwnWitness, Survey
+from meshhold.replication.chunks.survey_wire import Witness
+from meshhold.replication.collecting.collector import Collector
+from meshhold.replication.index.registers import Registers
 from meshhold.store.checking import PROGRESS_EVERY, Check, CheckReport, Progress
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.vaults import Vaults

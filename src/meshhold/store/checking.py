@@ -9,10 +9,10 @@ from typing import Any, Final
 from meshhold.errors import ChunkMissingError, ContentElsewhereError, IntegrityError
 from meshhold.model.entry import Space, Upload
 from meshhold.model.ids import ChunkId, NodeId
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.registers import Registers
-from meshhold.replication.survey import Survey, Verdict
-from meshhold.replication.walk import walk_refs, walk_values
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.survey import Survey, Verdict
+from meshhold.replication.chunks.walk import walk_refs, walk_values
+from meshhold.replication.index.registers import Registers
 from meshhold.sealing.content import Content
 from meshhold.store.directory import Bucket
 

@@ -10,8 +10,8 @@ from meshhold.errors import ChunkMissingError, InvalidError, NotFoundError
 from meshhold.model.entry import ObjectVersion, Space, decode_entry
 from meshhold.model.ids import encode_id, short_id
 from meshhold.model.stamp import unpack_stamp
-from meshhold.replication.merging import CONFLICT_GRACE_MS, split_conflict_key
-from meshhold.replication.registers import Registers, Write
+from meshhold.replication.index.merging import CONFLICT_GRACE_MS, split_conflict_key
+from meshhold.replication.index.registers import Registers, Write
 from meshhold.store.directory import Bucket
 from meshhold.store.objects import Objects
 from meshhold.store.vaults import Vaults

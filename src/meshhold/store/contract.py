@@ -8,7 +8,7 @@ from typing import Protocol
 
 from meshhold.errors import NoSuchObjectError, PreconditionFailedError
 from meshhold.model.entry import Checksums, ObjectVersion, Upload, Value
-from meshhold.replication.writer import Source
+from meshhold.replication.chunks.writer import Source
 from meshhold.sealing.content import PartRow
 
 

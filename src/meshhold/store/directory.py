@@ -24,7 +24,7 @@ from meshhold.model.ids import ANONYMOUS, AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
 from meshhold.registry.record import Kind, Record, access_key_id, secret_commitment, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
-from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.replication.records.record_keeper import RecordKeeper
 
 TRUSTED: Final = "trusted"
 UNTRUSTED: Final = "untrusted"

@@ -25,8 +25,8 @@ from meshhold.errors import (
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.record import Kind
-from meshhold.replication.holders import View
-from meshhold.replication.survey_wire import Caller, Stock, Witness
+from meshhold.replication.chunks.holders import View
+from meshhold.replication.chunks.survey_wire import Caller, Stock, Witness
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.nodes import Nodes

@@ -26,8 +26,8 @@ from meshhold.errors import (
 from meshhold.model.configuration import REPLICAS_MAX, Configuration, Mode
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.registry.record import Kind
-from meshhold.replication import registers
-from meshhold.replication.seats import Seats
+from meshhold.replication.index import registers
+from meshhold.replication.index.seats import Seats
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.nodes import NodeFacts, Nodes
 from meshhold.store.replica_choice import REPLICAS_WANTED, choose_replicas

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from meshhold.index.contract import Listed
-from meshhold.replication.registers import Listings, Registers
+from meshhold.replication.index.registers import Listings, Registers
 from meshhold.store.directory import Bucket
 
 PAGE_MAX: Final = 1000  # S3's largest page

@@ -21,8 +21,8 @@ from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundEr
 from meshhold.model.configuration import Mode
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.registry.record import Kind, Record
-from meshhold.replication.holders import View
-from meshhold.replication.survey_wire import Witness
+from meshhold.replication.chunks.holders import View
+from meshhold.replication.chunks.survey_wire import Witness
 from meshhold.store.directory import TRUSTED, UNTRUSTED, Bucket, Directory
 from meshhold.store.index_replicas import IndexReplicas, IndexView
 from meshhold.store.nodes import Nodes

@@ -8,7 +8,7 @@ from meshhold.crypto.identity import Identity
 from meshhold.errors import ConflictError, InvalidError, NotFoundError
 from meshhold.model.ids import NodeId, decode_id, short_id
 from meshhold.registry.record import Kind, Record, sign_by_node
-from meshhold.replication.record_keeper import RecordKeeper
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.store.directory import Directory
 
 NAME_LENGTH_MAX = 64

@@ -16,10 +16,10 @@ from meshhold.errors import (
     TooLargeError,
 )
 from meshhold.model.entry import ObjectVersion, Space, Value
-from meshhold.replication.reader import ChunkReader, Sink
-from meshhold.replication.registers import Change, Early, Registers, Write
+from meshhold.replication.chunks.reader import ChunkReader, Sink
+from meshhold.replication.chunks.writer import ChunkWriter, Flight
+from meshhold.replication.index.registers import Change, Early, Registers, Write
 from meshhold.replication.tasks import open_tasks
-from meshhold.replication.writer import ChunkWriter, Flight
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
 from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
 from meshhold.store.directory import Bucket

@@ -35,11 +35,11 @@ from meshhold.model.entry import Space, encode_entry
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import COUNTER_BITS, Stamp
 from meshhold.registry.record import Kind, Record
-from meshhold.replication.record_keeper import RecordKeeper
-from meshhold.replication.registers import Registers, Write
-from meshhold.replication.replica import COPIES_MAX, LocalReplica
-from meshhold.replication.seats import Seats
-from meshhold.replication.snapshots import Snapshot, Snapshots
+from meshhold.replication.collecting.snapshots import Snapshot, Snapshots
+from meshhold.replication.index.registers import Registers, Write
+from meshhold.replication.index.replica import COPIES_MAX, LocalReplica
+from meshhold.replication.index.seats import Seats
+from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.sealing.index_blocks import IndexRow
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.roll_call import ReplicaView

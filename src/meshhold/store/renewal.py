@@ -12,10 +12,10 @@ from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ChunkMissingError, UnavailableError
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.replication.copies import Copies
-from meshhold.replication.reader import ChunkReader
-from meshhold.replication.walk import walk_refs
-from meshhold.replication.writer import Flight
+from meshhold.replication.chunks.copies import Copies
+from meshhold.replication.chunks.reader import ChunkReader
+from meshhold.replication.chunks.walk import walk_refs
+from meshhold.replication.chunks.writer import Flight
 from meshhold.sealing.content import Content
 
 _BATCH: Final = 512  # chunks per hop to a thread, or per message to other nodes

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import trio
 
 from meshhold.model.ids import NodeId, VaultId
-from meshhold.replication.holders import View
+from meshhold.replication.chunks.holders import View
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.vaults import Vaults
 

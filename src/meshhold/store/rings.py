@@ -16,8 +16,8 @@ from meshhold.placement.moves import count_copies, plan_moves
 from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import CAPACITY_BYTES_MAX, DEPTH_MAX, Ring, RingMember
 from meshhold.registry.record import Kind
-from meshhold.replication.holders import View
-from meshhold.replication.survey_wire import Stock, Witness
+from meshhold.replication.chunks.holders import View
+from meshhold.replication.chunks.survey_wire import Stock, Witness
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import Bucket, Directory
 from meshhold.store.nodes import Nodes

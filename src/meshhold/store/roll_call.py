@@ -15,7 +15,7 @@ from meshhold.model.entry import Space
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.model.stamp import ZERO
 from meshhold.register.rounds import Answer
-from meshhold.replication.contract import Absent, Outdated, Register, Replicas
+from meshhold.replication.index.contract import Absent, Outdated, Register, Replicas
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.nodes import Nodes
 

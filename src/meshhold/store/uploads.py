@@ -24,9 +24,9 @@ from meshhold.errors import (
 )
 from meshhold.model.entry import ObjectVersion, Part, Ref, Space, Upload, Value
 from meshhold.model.stamp import STAMP_SIZE, Clock, unpack_stamp
-from meshhold.replication.registers import KEEP, Change, Registers, Write
+from meshhold.replication.chunks.writer import ChunkWriter, Source
+from meshhold.replication.index.registers import KEEP, Change, Registers, Write
 from meshhold.replication.tasks import open_tasks
-from meshhold.replication.writer import ChunkWriter, Source
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
 from meshhold.store.contract import Body, Combine, Digested, Metadata, WriteCondition
 from meshhold.store.directory import Bucket

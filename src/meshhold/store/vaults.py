@@ -27,7 +27,7 @@ from meshhold.model.entry import Space
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.shape import FACTOR_MAX
-from meshhold.replication.registers import Registers
+from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates

@@ -1,0 +1,1 @@
+"""What nothing refers to, and what brings an index back."""

@@ -1,0 +1,1 @@
+"""Replicas of an index made equal, filled and exchanged."""

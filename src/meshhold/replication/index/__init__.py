@@ -1,0 +1,1 @@
+"""The registers of an index on several replicas: rounds, reads, lists."""

@@ -1,0 +1,1 @@
+"""The registry made durable, and the same on all nodes."""

@@ -1,0 +1,1 @@
+"""Copies that are missing or in the wrong place, put right."""
