@@ -186,4 +186,4 @@ class ChunkKeeping:
         return None if view is None else view.version
 
     def _is_busy(self) -> bool:
-        return self.writer.oldest_start_s != float("inf")
+        return self.reader.reading > 0 or self.writer.oldest_start_s != float("inf")

@@ -29,7 +29,7 @@ CHANGES_MAX: Final = 64
 SIZE_DIGITS: Final = 20
 NODE_ID_LENGTH: Final = 52
 BYTES_PER_S: Final = 100_000_000
-"""What repair moves at most unless it is set otherwise; taken where nothing was moved lately to measure."""
+"""What repair moves over a gigabit link; taken where nothing was moved lately to measure."""
 
 
 class Fellows(Protocol):

@@ -57,6 +57,8 @@ class ChunkReader:
         self._copies = copies
         self._nodes: OrderedDict[tuple[VaultId, Ref], tuple[Ref, ...]] = OrderedDict()
         self._nodes_refs = 0
+        self.reading = 0
+        """Pieces that somebody waits for right now; those that memory has at once are not counted."""
 
     async def copy(self, keys: VaultKeys, content: Content, start: int, stop: int, sink: Sink) -> None:
         """Hand the plaintext bytes `start` to `stop` to the sink, in order, in pieces of at most one chunk.
@@ -149,6 +151,13 @@ class ChunkReader:
             sealed = self._chunks.get_cached(keys.vault_id, ref.chunk, ON_LOOP_MAX + SEAL_OVERHEAD)
             if sealed is not None:
                 return open_chunk(ref, sealed)[first:end]
+        self.reading += 1
+        try:
+            return await self._read_piece(keys, ref, first, end)
+        finally:
+            self.reading -= 1
+
+    async def _read_piece(self, keys: VaultKeys, ref: Ref, first: int, end: int) -> bytes:
         try:
             return await self._run_blocking(self._open_chunk, keys, ref, first, end)
         except (ChunkMissingError, ChunkCorruptError, StorageFailedError) as error:

@@ -25,8 +25,9 @@ from meshhold.replication.repair.repair_progress import Progress
 from meshhold.replication.throttle import Throttle
 from meshhold.sealing.chunker import CHUNK_SIZE
 
-BYTES_PER_S: Final = 100_000_000
-"""What repair may move while no app is served: less than a gigabit link bears, as much as a spinning disk does."""
+BYTES_PER_S: Final = 500_000_000
+"""What repair may move while no app is served, so that a disk that was lost is made up for as soon as links and disks
+can; beside apps it steps aside."""
 IN_FLIGHT_MAX: Final = 16
 """Chunks of all vaults in memory for repair, 1 MiB each: 16 MiB."""
 _NEWEST_PART: Final = 8
