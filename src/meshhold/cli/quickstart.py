@@ -55,7 +55,8 @@ def quickstart(home: Path | None, s3_addr: str) -> int:
         except Exception as error:  # noqa: BLE001 - the thread's boundary: whatever it is, say so and stop the node
             print(f"meshhold: the node started but was not set up: {error}", file=sys.stderr, flush=True)
             failed.set()
-            os.kill(os.getpid(), signal.SIGTERM)
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # else the node is ending already
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def on_ready() -> None:
         # the node's own loop must go on to answer, so a thread asks
