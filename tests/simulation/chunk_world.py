@@ -251,9 +251,12 @@ class ChunkWorld(World):
             return
         for ref in refs:
             having = {box.name for box in self.boxes if box.chunks.is_good(VAULT, ref.chunk)}
-            # A copy that was good when it was put or renewed, or that rots unnoticed, is the disk's fault.
+            # A copy that was good when it was put or renewed, or that rots unnoticed, is the disk's fault; parts were
+            # put by earlier requests.
             having |= {
-                name for at_s, name in self._lost[ref.chunk] if at_s >= asked_s or self._has_any(name, ref.chunk)
+                name
+                for at_s, name in self._lost[ref.chunk]
+                if at_s >= asked_s or version.parts_count or self._has_any(name, ref.chunk)
             }
             if len(having) < least:
                 self.history.accuse(
