@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
+from tests.rights import skip_without
 
 SUBNET: Final = "10.77.0"
 SUBNET_6: Final = "fd77::"
@@ -34,16 +34,18 @@ _numbers = count(1)
 
 
 def why_not() -> str:
-    """Return why namespaces cannot be used here, "" if they can."""
+    """Return what would have to be so that namespaces can be used here, "" if they can.
+
+    A program that is missing is no right that is: it fails the test, and `make test` installs it.
+    """
     if os.geteuid() != 0:
-        return "network namespaces need root"
+        return "run the tests as root"
     missing = [tool for tool in ("ip", "nft", "sysctl") if shutil.which(tool) is None]
-    if missing:
-        return f"network namespaces need {', '.join(missing)} (packages iproute2, nftables, procps)"
+    assert not missing, f"install {', '.join(missing)} (packages iproute2, nftables, procps)"
     probe = f"mh{os.getpid()}n0-probe"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False, timeout=_CALL_S)
     if made.returncode:
-        return f"network namespaces are not permitted here: {made.stderr.strip()}"
+        return f"give the container CAP_SYS_ADMIN and CAP_NET_ADMIN ({made.stderr.strip()})"
     _call("ip", "netns", "delete", probe)
     return ""
 
@@ -218,9 +220,8 @@ def open_network() -> Iterator[Network]:
 
     Skips the test, with the reason, where that is denied.
     """
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
+    if remedy := why_not():
+        skip_without("network namespaces", remedy)
     remove_stale()
     network = Network()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.rights import skip_if_denied
 
 MIB = 2**20
 
@@ -60,7 +60,7 @@ def mounted(kind: str, folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
         command = ["mount", "-o", "loop", str(image), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"a small disk needs the right to mount: {done.stderr.strip()}")
+        skip_if_denied("mounting a small disk", "run as root, or give the container CAP_SYS_ADMIN", done.stderr)
     try:
         yield SmallDisk(folder)
     finally:

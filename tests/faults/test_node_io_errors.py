@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.cluster.daemons import NodeFolder, RunningDaemon
 from tests.cluster.test_daemon import body_of, furnish
 from tests.faults.node_load import BUCKET, MIB, client_of, content_of
+from tests.rights import skip_if_denied
 
 from meshhold.model.entry import INLINE_SIZE_MAX
 
@@ -57,11 +58,12 @@ def failing(daemon: RunningDaemon, call: str, code: str, paths: Sequence[Path] =
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
         try:
             assert tracer.stderr is not None
-            line = tracer.stderr.readline()
+            said = line = tracer.stderr.readline()
             while line and "attached" not in line:
                 line = tracer.stderr.readline()
+                said += line
             if not line:
-                pytest.skip("strace may not attach to a process here")
+                skip_if_denied("tracing of processes", "run as root, or give the container CAP_SYS_PTRACE", said)
             yield
         finally:
             tracer.kill()  # asked to end, it waits for threads of a daemon that ends meanwhile, sometimes for ever

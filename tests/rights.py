@@ -1,0 +1,21 @@
+"""What a machine may forbid a test: a test is skipped for that alone, and fails for everything else."""
+
+from __future__ import annotations
+
+from typing import Final, NoReturn
+
+import pytest
+
+_DENIED: Final = ("operation not permitted", "permission denied", "must be superuser", "only root can")
+
+
+def skip_without(right: str, remedy: str) -> NoReturn:
+    """Skip the test: it needs a right that only the owner of this machine can give. `remedy` is what to do."""
+    pytest.skip(f"this machine does not allow {right}: {remedy}")
+
+
+def skip_if_denied(right: str, remedy: str, said: str) -> NoReturn:
+    """Skip the test if a program was denied a right, by what it said; fail with its words if that is not why."""
+    if any(word in said.lower() for word in _DENIED):
+        skip_without(right, f"{remedy} ({said.strip()})")
+    pytest.fail(f"this machine may not lack {right}: {said.strip() or 'nothing was said'}")
