@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Self
 
-import boto3
-from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from tests.cluster.meshes import MeshNode, wait_until
+from tests.cluster.one_try import client_that_asks_once
 from tests.faults.node_journal import ABSENT, Journal
 from tests.faults.node_load import PART_SIZE, content_of, digest_of
 from urllib3.exceptions import HTTPError
 
-CONNECT_S: Final = 2.0
 ANSWER_S: Final = 30.0
 """Longer than any answer may take: what comes later than a test allows is seen as a slow answer, not as none."""
 CONNECTIONS: Final = 32
@@ -58,22 +56,7 @@ class Client:
         self.violations: list[str] = []
         self._host = node.host
         self._bucket = bucket
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{node.port}",
-            region_name="meshhold",
-            aws_access_key_id=key["access_key_id"],
-            aws_secret_access_key=key["secret_access_key"],
-            config=ClientConfig(
-                s3={"addressing_style": "path"},
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                connect_timeout=CONNECT_S,
-                read_timeout=ANSWER_S,
-                max_pool_connections=CONNECTIONS,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        self._s3 = client_that_asks_once(node, key, answer_s=ANSWER_S, connections=CONNECTIONS)
 
     def put(self, key: str, content: bytes, **words: Any) -> bool:
         """Put an object; tell whether that was acknowledged."""

@@ -12,14 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Final
 
-import boto3
-from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 from tests.cluster.consistency_history import History, Kind, Operation, Outcome, finish
 from tests.cluster.meshes import MeshNode
+from tests.cluster.one_try import client_that_asks_once
 from urllib3.exceptions import HTTPError
 
-CONNECT_S: Final = 2.0
 ANSWER_S: Final = 6.0
 CONNECTIONS: Final = 64  # more than the threads of all workloads together: none waits for another's connection
 _NEVER_SENT: Final = (EndpointConnectionError, ConnectTimeoutError)
@@ -54,22 +52,7 @@ class Door:
         self._host = node.host
         self._bucket = bucket
         self._history = history
-        self._client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{node.port}",
-            region_name="meshhold",
-            aws_access_key_id=key["access_key_id"],
-            aws_secret_access_key=key["secret_access_key"],
-            config=ClientConfig(
-                s3={"addressing_style": "path"},
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                connect_timeout=CONNECT_S,
-                read_timeout=ANSWER_S,
-                max_pool_connections=CONNECTIONS,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        self._client = client_that_asks_once(node, key, answer_s=ANSWER_S, connections=CONNECTIONS)
 
     def put(self, client: str, key: str, value: str) -> Operation:
         """Put an object, whatever is there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +10,7 @@ import msgpack
 
 from meshhold.errors import InvalidError
 from meshhold.model.ids import NodeId, decode_id
+from meshhold.model.word import decode_word, encode_word
 
 PREFIX: Final = "mh1"
 SIZE_MAX: Final = 2048
@@ -39,22 +39,13 @@ def encode_token(token: Token) -> str:
     packed: bytes = msgpack.packb(
         [token.key, decode_id(token.node), list(token.addresses), token.is_pass, token.expires_ms]
     )
-    check = binascii.crc32(packed).to_bytes(4, "big")
-    return PREFIX + base64.urlsafe_b64encode(packed + check).decode().rstrip("=")
+    return encode_word(PREFIX, packed)
 
 
 def decode_token(text: str) -> Token:
     """Undo `encode_token`. Errors: `InvalidError` that never repeats the token."""
-    word = "".join(text.split())
     try:
-        if not word.startswith(PREFIX) or len(word) > SIZE_MAX:
-            raise ValueError
-        body = word[len(PREFIX) :]
-        raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-        packed, check = raw[:-4], raw[-4:]
-        if binascii.crc32(packed).to_bytes(4, "big") != check:
-            raise ValueError
-        key, node, addresses, is_pass, expires_ms = msgpack.unpackb(packed)
+        key, node, addresses, is_pass, expires_ms = msgpack.unpackb(decode_word(PREFIX, text, SIZE_MAX))
         if len(key) != _KEY_SIZE or len(node) != _KEY_SIZE or type(expires_ms) is not int:
             raise ValueError
         named = tuple(str(address) for address in addresses)

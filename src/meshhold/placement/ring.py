@@ -76,7 +76,7 @@ class Ring:
 
     def partition_of(self, chunk: ChunkId) -> int:
         """Return the slice that the chunk is in."""
-        return int.from_bytes(chunk[:4], "big") >> (32 - self.bits)
+        return partition_of(chunk, self.bits)
 
     def holders(self, chunk: ChunkId, factor: int) -> tuple[NodeId, ...]:
         """Return the `factor` nodes that are to keep the chunk, or all if they are fewer; the first is asked first."""
@@ -109,6 +109,11 @@ class Ring:
         """Return the form that is stored and travels: some 2 MiB for 500 members, whose facts alone are 40 KiB."""
         rows = [[member.node, member.capacity, member.zone] for member in self.members]
         return [_FORMAT, self.bits, rows, self.table]
+
+
+def partition_of(chunk: ChunkId, bits: int) -> int:
+    """Return which of 2^`bits` slices of the hash space a chunk is in: what the first bits of its id say."""
+    return int.from_bytes(chunk[:4], "big") >> (32 - bits)
 
 
 def build_ring(bits: int, members: tuple[RingMember, ...], rows: Iterable[Sequence[int]]) -> Ring:

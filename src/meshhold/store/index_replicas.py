@@ -47,7 +47,7 @@ NEWCOMER_S: Final = 3.0
 
 
 class IndexChange(Protocol):
-    """Exchanges the replicas of an index while it is in use; see `replication.reconfiguration`."""
+    """Exchanges the replicas of an index while it is in use; see `replication.healing.reconfiguration`."""
 
     async def change(self, vault: VaultId, nodes: Sequence[NodeId], mode: Mode) -> Configuration:
         """Let `nodes` keep the index in this mode; return the configuration once it is in force.

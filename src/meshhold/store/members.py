@@ -47,7 +47,7 @@ async def _unwatched(_: dict[str, Any]) -> None:
 
 
 class Fellows(Protocol):
-    """The members of vaults; see `replication.fellowship`."""
+    """The members of vaults; see `replication.chunks.fellowship`."""
 
     def view(self, vault: VaultId) -> View | None:
         """Return who keeps a vault's chunks, or None if this node is no member."""

@@ -60,7 +60,7 @@ class Roll(Protocol):
 
 
 class Majority(Protocol):
-    """Whoever asks the index replicas; see `replication.reconfiguration`."""
+    """Whoever asks the index replicas; see `replication.healing.reconfiguration`."""
 
     async def current(self, vault: VaultId) -> Configuration:
         """Return what is in force, as a majority says. Errors: `NoMajorityError`."""

@@ -5,8 +5,6 @@ Whoever has the word can read and sign for the vault, whatever its records say o
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Final
 
 import msgpack
@@ -15,6 +13,7 @@ from meshhold.crypto.identity import seal_to
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
 from meshhold.model.ids import short_id
+from meshhold.model.word import decode_word, encode_word
 from meshhold.registry.record import Kind
 from meshhold.registry.shape import EPOCHS_MAX
 from meshhold.store.directory import TRUSTED, Directory
@@ -27,22 +26,13 @@ SIZE_MAX: Final = 24 * 1024  # 400 epochs of 40 bytes each, in base64
 def encode_secrets(keys: VaultKeys) -> str:
     """Return the secrets of all epochs as one word that survives terminals and paper."""
     packed: bytes = msgpack.packb(sorted(keys.secrets.items()))
-    check = binascii.crc32(packed).to_bytes(4, "big")
-    return PREFIX + base64.urlsafe_b64encode(packed + check).decode().rstrip("=")
+    return encode_word(PREFIX, packed)
 
 
 def decode_secrets(text: str) -> VaultKeys:
     """Undo `encode_secrets`. Errors: `InvalidError` that never repeats the word."""
-    word = "".join(text.split())
     try:
-        if not word.startswith(PREFIX) or len(word) > SIZE_MAX:
-            raise ValueError
-        body = word[len(PREFIX) :]
-        raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-        packed, check = raw[:-4], raw[-4:]
-        if binascii.crc32(packed).to_bytes(4, "big") != check:
-            raise ValueError
-        pairs = msgpack.unpackb(packed)
+        pairs = msgpack.unpackb(decode_word(PREFIX, text, SIZE_MAX))
         if not 1 <= len(pairs) <= EPOCHS_MAX:
             raise ValueError
         secrets: dict[int, bytes] = {}

@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from meshhold.replication.steady import steady_s
+
 JUMP_S: Final = 600.0
 """More than any daemon corrects in one step on a machine whose clock was right: the ballot window of the index."""
 _LOG: Final = logging.getLogger("meshhold.collect")
-
-
-def since_boot_s() -> float:
-    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class ClockWatch:
@@ -25,7 +22,7 @@ class ClockWatch:
     Threads may use it.
     """
 
-    def __init__(self, now_s: Callable[[], float] = time.time, steady_s: Callable[[], float] = since_boot_s) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.time, steady_s: Callable[[], float] = steady_s) -> None:
         self._now_s = now_s
         self._steady_s = steady_s
         self._offset_s = now_s() - steady_s()

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.placement.ring import BITS_MAX
+from meshhold.placement.ring import BITS_MAX, partition_of
 from meshhold.replication.chunks.chunk_wire import DIGEST_SIZE
 from meshhold.replication.chunks.holder_contract import Digests
 
@@ -128,7 +128,7 @@ class Inventory:
         base, width = _first_partition(first, bits), 1 << max(bits - _SLICE_BITS, 0)
         digests, counts = [0] * width, [0] * width
         for chunk in self._chunks.list_slice(vault, first):
-            at = _partition(chunk, bits) - base
+            at = partition_of(chunk, bits) - base
             digests[at] ^= int.from_bytes(chunk[8 : 8 + DIGEST_SIZE], "big")
             counts[at] += 1
         return Slice(mark, digests, counts)
@@ -140,13 +140,8 @@ class Inventory:
             chunk
             for first in firsts
             for chunk in self._chunks.list_slice(vault, first)
-            if _partition(chunk, bits) == partition
+            if partition_of(chunk, bits) == partition
         ]
-
-
-def _partition(chunk: ChunkId, bits: int) -> int:
-    """Return the partition of a chunk as `Ring.partition_of` does."""
-    return int.from_bytes(chunk[:4], "big") >> (32 - bits)
 
 
 def _first_partition(first: int, bits: int) -> int:

@@ -43,12 +43,12 @@ its copy has lost that copy, no other; losses of disks are what the other holder
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from meshhold.model.ids import ChunkId, VaultId
+from meshhold.replication.steady import steady_s
 
 LEASE_S: Final = 120.0
 """For so long, a holder that said yes keeps its copy for certain."""
@@ -58,11 +58,6 @@ STEP_S: Final = 2.0
 """By so much a clock that is set by the network may step back unnoticed; younger surplus waits that long to go."""
 GRANTS_MAX: Final = 100_000
 """Leases at once, 20 MiB: 800 chunks a second. Beyond it the answer is no, and surplus stays a while longer."""
-
-
-def steady_s() -> float:
-    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Leases:
