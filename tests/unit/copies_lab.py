@@ -175,7 +175,7 @@ class Lab:
     def is_idle(self) -> bool:
         """Whether nothing is under way and every bound is given back."""
         keeping, fetching = self.copies._keeping, self.copies._fetching
-        tasks = keeping._nursery.child_tasks if keeping._nursery else ()
+        tasks = keeping._background.running
         budgets = [keeping.budget, fetching.budget]
         return not tasks and not keeping.behind and all(each.free == each.size for each in budgets)
 

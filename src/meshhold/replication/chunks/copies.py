@@ -24,12 +24,12 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.replication.chunks.fetching import Fetching
+from meshhold.replication.chunks.holder_contract import Holding
 from meshhold.replication.chunks.holders import Holders, View
-from meshhold.replication.chunks.holding import Holding
 from meshhold.replication.chunks.keeping import Keeping
 from meshhold.replication.chunks.paces import Paces
 from meshhold.replication.chunks.tally import Tally
-from meshhold.replication.tasks import open_tasks
+from meshhold.replication.tasks import Background, open_tasks
 from meshhold.sealing.chunker import CHUNK_SIZE
 
 RENEWED_AT_ONCE: Final = 512
@@ -71,20 +71,14 @@ class Copies:
         self._fell_short = fell_short
         self._damaged = damaged
         self._put_paces = Paces(holders.me)
-        self._keeping = Keeping(self._put, self._put_paces, name_of)
+        self._background = Background()
+        self._keeping = Keeping(self._put, self._put_paces, name_of, self._background)
         self._fetching = Fetching(holders, holding_of, Paces(holders.me), name_of)
-        self._nursery: trio.Nursery | None = None
         self._back = 0
 
     async def run(self) -> NoReturn:
         """Carry chunks to others, until cancelled. Errors: `FatalError` of this node's store."""
-        async with open_tasks() as nursery:
-            self._nursery = nursery
-            try:
-                await self._keeping.run()
-            finally:
-                self._nursery = None
-        raise AssertionError("chunks are carried until cancelled")
+        await self._background.run()
 
     def is_alone(self, vault: VaultId) -> bool:
         """Tell whether the vault's chunks are on this node and nowhere else: one that is no member has only its own."""
@@ -166,9 +160,9 @@ class Copies:
             sealed = await self._fetching.fetch(view, vault, chunk, size)
         except ChunkMissingError as error:
             raise (error if isinstance(why, ChunkMissingError) else why) from error
-        if is_wanted and self._nursery is not None and self._back + len(sealed) <= BACK_MAX:
+        if is_wanted and self._background.is_open and self._back + len(sealed) <= BACK_MAX:
             self._back += len(sealed)
-            self._nursery.start_soon(self._put_back, vault, chunk, sealed)
+            self._background.start_soon(self._put_back, vault, chunk, sealed)
         return sealed
 
     async def _put_back(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> None:

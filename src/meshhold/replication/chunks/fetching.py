@@ -22,8 +22,8 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.replication.chunks.byte_budget import ByteBudget
+from meshhold.replication.chunks.holder_contract import Holding
 from meshhold.replication.chunks.holders import Holders, View
-from meshhold.replication.chunks.holding import Holding
 from meshhold.replication.chunks.paces import Paces
 from meshhold.replication.tasks import open_tasks
 

@@ -36,31 +36,40 @@ class Held(NamedTuple):
     touched_s: float
 
 
-class Holder(Protocol):
-    """The chunks that one node keeps.
+class Holding(Protocol):
+    """The chunks of one node, as writing and reading need them.
 
-    Errors of every method: `StorageFailedError` of this node; of another one `PeerError`, and `CallRefusedError` with
-    its words: its `kind` is the name of the error over there, say `StorageFullError`.
+    Errors of every method: `StorageFailedError` of this node; of another one `PeerError`, in bounded time, and
+    `CallRefusedError` with its words: its `kind` is the name of the error over there, say `StorageFullError`.
     """
 
-    async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None) -> bool:
-        """Let the node keep a chunk: durable there when this returns; True if it had no good copy.
+    async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, /) -> object:
+        """Let the node keep a chunk: durable there when this returns. A chunk that is there is renewed.
 
-        `touched_s` is that of the copy that this one is made of; None: now. The caller vouches for the bytes.
-        Errors besides: `StorageFullError` of this node.
+        The caller vouches for the bytes. Errors besides: `StorageFullError` of this node.
         """
 
-    async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes:
+    async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int, /) -> bytes:
         """Return a chunk's bytes, verified against its id; `size_hint` is how many are expected.
 
         Errors besides: `ChunkMissingError`; `ChunkCorruptError`, which the holder's own bad copy makes missing.
         """
 
-    async def has(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
+    async def has(self, vault: VaultId, chunks: Sequence[ChunkId], /) -> list[bool]:
         """Tell of each chunk whether the node has a copy, not verified."""
 
-    async def renew(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
+    async def renew(self, vault: VaultId, chunks: Sequence[ChunkId], /) -> list[bool]:
         """Let the age of these chunks begin anew; False for one that is not there."""
+
+
+class Holder(Holding, Protocol):
+    """The chunks of one node, as repair and collection need them besides."""
+
+    async def put(self, vault: VaultId, chunk: ChunkId, sealed: bytes, touched_s: float | None = None, /) -> bool:
+        """Let the node keep a chunk; True if it had no good copy; see `Holding.put`.
+
+        `touched_s` is that of the copy that this one is made of; None: now.
+        """
 
     async def verify(self, vault: VaultId, chunks: Sequence[ChunkId], view_version: str) -> list[bool]:
         """Tell of each chunk whether the node has a good copy, read and hashed now, and will not itself move it away.

@@ -7,7 +7,7 @@ nobody waits for it. What is under way is bounded in bytes, per node and in all.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from typing import Final
 
 import trio
 
@@ -16,6 +16,7 @@ from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.replication.chunks.byte_budget import ByteBudget
 from meshhold.replication.chunks.paces import Paces
 from meshhold.replication.chunks.tally import Tally, is_full
+from meshhold.replication.tasks import Background
 
 SENDING_MAX: Final = 64 << 20
 """Bytes of chunks on their way to their keepers, counted once each: writes wait beyond it."""
@@ -64,26 +65,16 @@ class _Job:
 class Keeping:
     """Carries chunks to nodes. `put` asks one node; `paces` is told how it went.
 
-    `run` must run: without it nothing is kept anywhere.
+    `background` must run: without it nothing is kept anywhere.
     """
 
-    def __init__(self, put: Put, paces: Paces, name_of: Callable[[NodeId], str]) -> None:
+    def __init__(self, put: Put, paces: Paces, name_of: Callable[[NodeId], str], background: Background) -> None:
         self._put = put
         self._paces = paces
         self._name_of = name_of
-        self._nursery: trio.Nursery | None = None
+        self._background = background
         self.budget = ByteBudget(SENDING_MAX)
         self.behind: dict[NodeId, int] = {}
-
-    async def run(self) -> NoReturn:
-        """Carry chunks until cancelled. Errors: `FatalError` of this node's store."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
-        raise AssertionError("chunks are carried until cancelled")
 
     async def keep(self, vault: VaultId, chunk: ChunkId, sealed: bytes, tally: Tally) -> None:
         """Return when the tally says that the chunk is safe.
@@ -123,11 +114,11 @@ class Keeping:
                     job.tally.stand_in()
 
     def _start(self, job: _Job, node: NodeId) -> None:
-        if self._nursery is None:
+        if not self._background.is_open:
             job.tally.fail(node, PeerUnreachableError("this node is starting or stopping", "try again"))
             return
         attempt = job.running[node] = _Attempt(self._paces.patience_s(node, len(job.sealed)))
-        self._nursery.start_soon(self._attempt, job, node, attempt)
+        self._background.start_soon(self._attempt, job, node, attempt)
 
     async def _attempt(self, job: _Job, node: NodeId, attempt: _Attempt) -> None:
         size = len(job.sealed)

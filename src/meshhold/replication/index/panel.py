@@ -17,6 +17,7 @@ from meshhold.model.configuration import Configuration
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.register.acceptor import Skewed, Stale
 from meshhold.replication.index.contract import Absent, Outdated, Refusal, Replica, Replicas, Unaware
+from meshhold.replication.tasks import Background
 
 HEDGE_S: Final = 0.1
 """Far above a round trip in a home, far below what a person notices."""
@@ -91,20 +92,14 @@ class Panel:
         self.node = node
         self.local = local
         self.replicas = replicas
-        self._nursery: trio.Nursery | None = None
+        self._background = Background()
         self._running = 0
         self._shunned_until: dict[NodeId, float] = {}
         self._pace_s: dict[NodeId, float] = {}
 
     async def run(self) -> NoReturn:
         """Carry questions to others, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
-        raise AssertionError("a panel runs until cancelled")
+        await self._background.run()
 
     def replica(self, node: NodeId) -> Replica:
         """Return the replica of a node."""
@@ -182,12 +177,12 @@ class Panel:
         poll.asked.add(node)
         if node == self.node:
             return
-        if self._nursery is None:
+        if not self._background.is_open:
             poll.fail(node, PeerUnreachableError("this node is in no mesh", "see `meshhold status`"))
         elif self._running >= RUNNING_MAX:
             poll.fail(node, OverloadedError(f"{self._running} questions to other nodes wait", "retry more slowly"))
         else:
-            self._nursery.start_soon(self._put_counted, poll, node, vault, question)
+            self._background.start_soon(self._put_counted, poll, node, vault, question)
 
     async def _put_counted(self, poll: Poll[Any], node: NodeId, vault: VaultId, question: Any) -> None:
         self._running += 1
