@@ -11,8 +11,7 @@ import trio
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStat, ChunkStore
 from meshhold.errors import IntegrityError
-from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
-from meshhold.replication.chunks.holders import View
+from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.replication.chunks.reader import ChunkReader
 from meshhold.replication.chunks.survey import OwnWitness, Survey
 from meshhold.replication.chunks.survey_wire import Witness
@@ -20,6 +19,7 @@ from meshhold.replication.collecting.collector import Collector
 from meshhold.replication.index.registers import Registers
 from meshhold.store.checking import PROGRESS_EVERY, Check, CheckReport, Progress
 from meshhold.store.directory import Bucket, Directory
+from meshhold.store.fellows import Fetchable
 from meshhold.store.vaults import Vaults
 
 
@@ -56,25 +56,6 @@ class TombstoneSweep(Protocol):
         """Tell whether the last call came to the end."""
 
 
-class Fellows(Protocol):
-    """The other machines of this node's vaults, as far as their chunks are concerned."""
-
-    def view(self, vault: VaultId) -> View | None:
-        """Return who keeps a vault's chunks, or None if this node is no member."""
-
-    def is_live(self, node: NodeId) -> bool:
-        """Tell whether a node can be asked right now."""
-
-    def witness_of(self, node: NodeId) -> Witness:
-        """Return whoever tells of another node's chunks."""
-
-    async def fetch(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes | None:
-        """Return a chunk's bytes, verified, from another node; None if none that answers has it."""
-
-    def repair_soon(self, vault: VaultId) -> None:
-        """Let repair look at a vault now."""
-
-
 class Care:
     """Check, scrub and collect for the vaults of this node.
 
@@ -98,7 +79,7 @@ class Care:
         tombstones: TombstoneSweep,
         grace_s: float,
         new_salt: Callable[[], bytes],
-        fellows: Fellows | None = None,
+        fellows: Fetchable | None = None,
         own: Witness | None = None,
         name_of: Callable[[NodeId], str] = short_id,
         kept: Callable[[], Iterable[VaultId]] | None = None,

@@ -26,9 +26,10 @@ from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.record import Kind
 from meshhold.replication.chunks.holders import View
-from meshhold.replication.chunks.survey_wire import Caller, Stock, Witness
+from meshhold.replication.chunks.survey_wire import Caller, Stock
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import TRUSTED, Bucket, Directory
+from meshhold.store.fellows import Mendable
 from meshhold.store.nodes import Nodes
 
 _LOG: Final = logging.getLogger("meshhold.drain")
@@ -65,22 +66,6 @@ class DrainView:
     is_safe: bool
 
 
-class Fellows(Protocol):
-    """The members of vaults; see `replication.chunks.fellowship`."""
-
-    def view(self, vault: VaultId) -> View | None:
-        """Return who keeps a vault's chunks, or None if this node is no member."""
-
-    def is_live(self, node: NodeId) -> bool:
-        """Tell whether a node can be asked right now."""
-
-    def witness_of(self, node: NodeId) -> Witness:
-        """Return whoever tells of a node's chunks, this one's too."""
-
-    def repair_soon(self, vault: VaultId, /) -> None:
-        """Let repair look at a vault now."""
-
-
 class Indexes(Protocol):
     """Who keeps the indexes; see `store.index_replicas`."""
 
@@ -102,7 +87,7 @@ class Drains:
         self,
         directory: Directory,
         nodes: Nodes,
-        fellows: Fellows,
+        fellows: Mendable,
         indexes: Indexes,
         peers: Caller,
         *,

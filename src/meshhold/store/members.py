@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import trio
 
@@ -19,11 +19,11 @@ from meshhold.crypto.random import new_secret
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError, UnavailableError
 from meshhold.model.configuration import Mode
-from meshhold.model.ids import NodeId, VaultId
+from meshhold.model.ids import NodeId
 from meshhold.registry.record import Kind, Record
-from meshhold.replication.chunks.holders import View
 from meshhold.replication.chunks.survey_wire import Witness
 from meshhold.store.directory import TRUSTED, UNTRUSTED, Bucket, Directory
+from meshhold.store.fellows import Mendable
 from meshhold.store.index_replicas import IndexReplicas, IndexView
 from meshhold.store.nodes import Nodes
 from meshhold.store.vaults import Vaults
@@ -44,19 +44,6 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 
 async def _unwatched(_: dict[str, Any]) -> None:
     """Nobody watches."""
-
-
-class Fellows(Protocol):
-    """The members of vaults; see `replication.chunks.fellowship`."""
-
-    def view(self, vault: VaultId) -> View | None:
-        """Return who keeps a vault's chunks, or None if this node is no member."""
-
-    def witness_of(self, node: NodeId) -> Witness:
-        """Return whoever tells of a node's chunks, this one's too."""
-
-    def repair_soon(self, vault: VaultId, /) -> None:
-        """Let repair look at a vault now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +73,7 @@ class Members:
         vaults: Vaults,
         nodes: Nodes,
         index_replicas: IndexReplicas,
-        fellows: Fellows | None = None,
+        fellows: Mendable | None = None,
     ) -> None:
         self._directory = directory
         self._vaults = vaults
@@ -192,7 +179,7 @@ class Members:
 
     # -- what it keeps ------------------------------------------------------------------------------------------------
 
-    def _who_tells(self, bucket: Bucket, node: NodeId) -> Fellows | None:
+    def _who_tells(self, bucket: Bucket, node: NodeId) -> Mendable | None:
         """Return whoever can ask a member what it keeps, or None: one that is banned keeps nothing that counts."""
         view = None if self._fellows is None else self._fellows.view(bucket.id)
         asked = view is not None and node in view.members and not self._nodes.is_banned(node)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import trio
 
 from meshhold.model.ids import NodeId, VaultId
-from meshhold.replication.chunks.holders import View
 from meshhold.store.directory import Bucket, Directory
+from meshhold.store.fellows import Present
 from meshhold.store.vaults import Vaults
 
 
@@ -30,16 +30,6 @@ class Repair(Protocol):
         """Return how far each vault is."""
 
 
-class Fellows(Protocol):
-    """Who keeps the chunks of a vault, and who answers."""
-
-    def view(self, vault: VaultId) -> View | None:
-        """Return who keeps a vault's chunks, or None if this node is no member."""
-
-    def is_live(self, node: NodeId) -> bool:
-        """Tell whether a node can be asked right now."""
-
-
 class Repairs:
     """The repair of vaults as people see it. `name_of` gives a node's name. Resources: borrows its collaborators.
 
@@ -54,7 +44,7 @@ class Repairs:
         self,
         directory: Directory,
         vaults: Vaults,
-        fellows: Fellows,
+        fellows: Present,
         repair: Repair,
         name_of: Callable[[NodeId], str],
         *,

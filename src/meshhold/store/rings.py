@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -17,9 +17,10 @@ from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import CAPACITY_BYTES_MAX, DEPTH_MAX, Ring, RingMember
 from meshhold.registry.record import Kind
 from meshhold.replication.chunks.holders import View
-from meshhold.replication.chunks.survey_wire import Stock, Witness
+from meshhold.replication.chunks.survey_wire import Stock
 from meshhold.replication.tasks import open_tasks
 from meshhold.store.directory import Bucket, Directory
+from meshhold.store.fellows import Counted
 from meshhold.store.nodes import Nodes
 from meshhold.store.vaults import Vaults
 
@@ -30,19 +31,6 @@ SIZE_DIGITS: Final = 20
 NODE_ID_LENGTH: Final = 52
 BYTES_PER_S: Final = 100_000_000
 """What repair moves over a gigabit link; taken where nothing was moved lately to measure."""
-
-
-class Fellows(Protocol):
-    """The members of vaults."""
-
-    def view(self, vault: VaultId) -> View | None:
-        """Return who keeps a vault's chunks, or None if this node is no member."""
-
-    def is_live(self, node: NodeId) -> bool:
-        """Tell whether a node can be asked right now."""
-
-    def witness_of(self, node: NodeId) -> Witness:
-        """Return whoever tells of a node's chunks, this one's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +120,7 @@ class Rings:
         directory: Directory,
         vaults: Vaults,
         nodes: Nodes,
-        fellows: Fellows,
+        fellows: Counted,
         run_blocking: RunBlocking,
         rate: Callable[[VaultId], float] = lambda _vault: 0.0,
     ) -> None:
