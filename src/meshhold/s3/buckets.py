@@ -86,12 +86,12 @@ def _check_name(name: str) -> None:
 
 
 async def delete_bucket(door: Door, request: Request) -> Response:
-    """Delete an empty bucket and its vault, for a key that could have created it."""
+    """Delete a bucket without objects and its vault, for a key that could have created it; unfinished uploads go too."""
     bucket = door.bucket(request, Permission.WRITE)
     if not door.access.may_create_buckets(request.access_key):
         raise S3Error(
             "AccessDenied",
             "This key may not delete buckets: use `meshhold vault delete`, or a key minted with --create-buckets.",
         )
-    await door.vaults.delete(bucket.id)
+    await door.vaults.delete(bucket.id, with_uploads=True)
     return Response(204)

@@ -189,17 +189,18 @@ class Vaults:
                 await self._directory.write(changed)
         return await self.view(bucket.id)
 
-    async def delete(self, reference: str, *, force: bool = False) -> None:
+    async def delete(self, reference: str, *, force: bool = False, with_uploads: bool = False) -> None:
         """Delete the vault, its grants and its alias; its objects and chunks go with it.
 
+        `with_uploads`: unfinished uploads are no reason to keep it, as S3's DeleteBucket sees it.
         Errors: `BucketNotEmptyError` while it holds objects or uploads, unless `force`.
         """
         async with self._changes:
             bucket = self.find(reference)
             async with self._gates.closed(bucket.id):
-                if not force and await self._holds_anything(bucket):
+                if not force and await self._holds_anything(bucket, with_uploads=with_uploads):
                     raise BucketNotEmptyError(
-                        f"vault {bucket.name!r} holds objects or unfinished uploads",
+                        f"vault {bucket.name!r} holds objects{'' if with_uploads else ' or unfinished uploads'}",
                         "delete them, or use --force",
                     )
                 await self._directory.write(*self._deletions(bucket))
@@ -235,14 +236,14 @@ class Vaults:
         await self._run_blocking(self._chunks.drop_vault, vault)
         self._dropped.add(vault)
 
-    async def _holds_anything(self, bucket: Bucket) -> bool:
+    async def _holds_anything(self, bucket: Bucket, *, with_uploads: bool) -> bool:
         reading = self._registers.open_reading(bucket.id)
         while True:
             found = await reading.rows(b"", b"", 1)
             if await reading.settle():
                 break
-        if found:
-            return True
+        if found or with_uploads:
+            return bool(found)
         after = b""
         while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PAGE):
             if any(entry.value is not None for _, entry in page):
