@@ -22,7 +22,7 @@ from meshhold.config import Config, NodeConfig, S3Config
 from meshhold.model.grant import Permission
 from meshhold.node.assembly import Node, open_node
 from meshhold.s3.app import S3App
-from meshhold.s3.server import open_listeners, run_s3
+from meshhold.s3.http.server import open_listeners, run_s3
 
 BUCKET: Final = "bucket"
 REGION: Final = "meshhold"

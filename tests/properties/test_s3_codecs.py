@@ -7,11 +7,11 @@ from urllib.parse import quote, unquote_plus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhold.s3.checksums import full_object, new_checksum
-from meshhold.s3.chunked import ChunkedDecoder, Form
-from meshhold.s3.query import KEY_SIZE_MAX, canonical_path, canonical_query, decode_key, encode_key, parse_query
-from meshhold.s3.ranges import parse_range
-from meshhold.s3.xml import parse_delete, tag
+from meshhold.s3.syntax.checksums import full_object, new_checksum
+from meshhold.s3.syntax.chunked import ChunkedDecoder, Form
+from meshhold.s3.syntax.query import KEY_SIZE_MAX, canonical_path, canonical_query, decode_key, encode_key, parse_query
+from meshhold.s3.syntax.ranges import parse_range
+from meshhold.s3.syntax.xml import parse_delete, tag
 
 KEYS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
 XML_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)

@@ -5,14 +5,14 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshhold.s3.checksums import announced
-from meshhold.s3.chunked import ChunkedDecoder, Form
-from meshhold.s3.conditions import judge_read, parse_date, read_conditions, write_condition
 from meshhold.s3.errors import S3Error
-from meshhold.s3.query import Query, canonical_query, decode_key
-from meshhold.s3.ranges import parse_copy_range, parse_range
-from meshhold.s3.sigv4 import Head, parse_claim, verify
-from meshhold.s3.xml import parse_complete, parse_create_bucket, parse_delete
+from meshhold.s3.syntax.checksums import announced
+from meshhold.s3.syntax.chunked import ChunkedDecoder, Form
+from meshhold.s3.syntax.conditions import judge_read, parse_date, read_conditions, write_condition
+from meshhold.s3.syntax.query import Query, canonical_query, decode_key
+from meshhold.s3.syntax.ranges import parse_copy_range, parse_range
+from meshhold.s3.syntax.sigv4 import Head, parse_claim, verify
+from meshhold.s3.syntax.xml import parse_complete, parse_create_bucket, parse_delete
 
 NOW = 1369353600.0
 WORDS = st.sampled_from(

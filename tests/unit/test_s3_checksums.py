@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from meshhold.s3.checksums import (
+from meshhold.s3.errors import S3Error
+from meshhold.s3.syntax.checksums import (
     HEADERS,
     SIZES,
     Announced,
@@ -18,7 +19,6 @@ from meshhold.s3.checksums import (
     full_object,
     new_checksum,
 )  # fmt: skip
-from meshhold.s3.errors import S3Error
 
 CHECK = b"123456789"
 VALUES = {

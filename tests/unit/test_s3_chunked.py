@@ -6,9 +6,9 @@ from hashlib import sha256
 
 import pytest
 
-from meshhold.s3.chunked import ChunkedDecoder, Form, form_of
 from meshhold.s3.errors import S3Error
-from meshhold.s3.sigv4 import Head, parse_claim, signing_key, verify
+from meshhold.s3.syntax.chunked import ChunkedDecoder, Form, form_of
+from meshhold.s3.syntax.sigv4 import Head, parse_claim, signing_key, verify
 
 KEY = signing_key("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "20130524", "us-east-1")
 STAMP, SCOPE = "20130524T000000Z", "20130524/us-east-1/s3/aws4_request"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshhold.s3.conditions import (
+from meshhold.s3.errors import S3Error
+from meshhold.s3.syntax.conditions import (
     PASS,
     Verdict,
     http_date,
@@ -13,7 +14,6 @@ from meshhold.s3.conditions import (
     read_conditions,
     write_condition,
 )
-from meshhold.s3.errors import S3Error
 from meshhold.store.contract import ALWAYS, WriteCondition
 
 ETAG = "0123abc-2"

@@ -3,7 +3,15 @@
 import pytest
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.query import PAIRS_MAX, Query, canonical_path, canonical_query, decode_key, encode_key, parse_query
+from meshhold.s3.syntax.query import (
+    PAIRS_MAX,
+    Query,
+    canonical_path,
+    canonical_query,
+    decode_key,
+    encode_key,
+    parse_query,
+)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.ranges import parse_copy_range, parse_range
+from meshhold.s3.syntax.ranges import parse_copy_range, parse_range
 
 
 @pytest.mark.parametrize(

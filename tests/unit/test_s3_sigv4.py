@@ -9,9 +9,9 @@ from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from meshhold.s3 import sigv4
 from meshhold.s3.errors import S3Error
-from meshhold.s3.sigv4 import Head, SigningKeys, anonymous_payload, parse_claim, signing_key, verify
+from meshhold.s3.syntax import sigv4
+from meshhold.s3.syntax.sigv4 import Head, SigningKeys, anonymous_payload, parse_claim, signing_key, verify
 
 SECRET = "secret/+with=signs"
 REGION = "meshhold"

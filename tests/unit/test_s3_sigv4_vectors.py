@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.sigv4 import Claim, Head, canonical_request, parse_claim, signing_key, verify
+from meshhold.s3.syntax.sigv4 import Claim, Head, canonical_request, parse_claim, signing_key, verify
 
 SUITE = json.loads((Path(__file__).parent / "data" / "sigv4_vectors.json").read_text())
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

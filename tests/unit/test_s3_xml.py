@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.xml import (
+from meshhold.s3.syntax.xml import (
     DELETE_KEYS_MAX,
     DOCUMENT_SIZE_MAX,
     PARTS_MAX,

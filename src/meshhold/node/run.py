@@ -28,7 +28,7 @@ from meshhold.node.lock import hold_lock
 from meshhold.node.memory import keep_large_blocks
 from meshhold.node.notify import READY, STOPPING, notify
 from meshhold.s3.app import S3App
-from meshhold.s3.server import open_listeners, run_s3
+from meshhold.s3.http.server import open_listeners, run_s3
 
 _LOG: Final = logging.getLogger("meshhold.node")
 _EXIT_FATAL: Final = 70  # EX_SOFTWARE of sysexits.h

@@ -17,13 +17,13 @@ import trio
 
 from meshhold.errors import ContentElsewhereError, FatalError, IntegrityError, MeshHoldError
 from meshhold.model.ids import AccessKeyId
-from meshhold.s3.conditions import http_date
 from meshhold.s3.door import Door, Settings
 from meshhold.s3.errors import S3Error, render_error, to_s3
 from meshhold.s3.exchange import Request, Response, encode_header
-from meshhold.s3.query import decode_key
 from meshhold.s3.routes import find_handler
-from meshhold.s3.sigv4 import Head, SigningKeys, parse_claim, verify
+from meshhold.s3.syntax.conditions import http_date
+from meshhold.s3.syntax.query import decode_key
+from meshhold.s3.syntax.sigv4 import Head, SigningKeys, parse_claim, verify
 
 _LOG: Final = logging.getLogger("meshhold.s3")
 _DRAIN_MAX: Final = 8 * 2**20  # of a refused body this much is read, so that the client gets to read the answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from meshhold import errors
-from meshhold.s3.escape import escape
+from meshhold.s3.syntax.escape import escape
 
 STATUSES: Final[dict[str, int]] = {
     "AccessDenied": 403,

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.s3.errors import S3Error
-from meshhold.s3.query import Query
-from meshhold.s3.sigv4 import Claim, Head
+from meshhold.s3.syntax.query import Query
+from meshhold.s3.syntax.sigv4 import Claim, Head
 
 Receive = Callable[[], Awaitable[bytes]]
 Sink = Callable[[bytes], Awaitable[None]]

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from meshhold.s3 import buckets, copies, deletes, gets, listings, multipart, puts
+from meshhold.s3.buckets import buckets
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response
+from meshhold.s3.objects import copies, deletes, gets, listings, multipart, puts
 
 Handler = Callable[[Door, Request], Awaitable[Response]]
 

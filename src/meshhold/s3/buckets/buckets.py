@@ -5,13 +5,13 @@ from __future__ import annotations
 from meshhold.errors import AliasTakenError, InvalidError
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, check_bucket_name
-from meshhold.s3.body import read_document
-from meshhold.s3.conditions import iso_date
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.options import check_options
-from meshhold.s3.xml import document, parse_create_bucket, tag
+from meshhold.s3.syntax.body import read_document
+from meshhold.s3.syntax.conditions import iso_date
+from meshhold.s3.syntax.options import check_options
+from meshhold.s3.syntax.xml import document, parse_create_bucket, tag
 
 
 async def list_buckets(door: Door, request: Request) -> Response:
@@ -86,7 +86,7 @@ def _check_name(name: str) -> None:
 
 
 async def delete_bucket(door: Door, request: Request) -> Response:
-    """Delete a bucket without objects and its vault, for a key that could have created it; unfinished uploads go too."""
+    """Delete a bucket without objects and its vault, for a key that could have created it; unfinished uploads too."""
     bucket = door.bucket(request, Permission.WRITE)
     if not door.access.may_create_buckets(request.access_key):
         raise S3Error(

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from xml.parsers import expat
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.escape import escape
+from meshhold.s3.syntax.escape import escape
 from meshhold.store.uploads import PartClaim
 
 __all__ = [

@@ -14,8 +14,8 @@ from enum import Enum
 from hashlib import sha256
 from typing import Final
 
-from meshhold.s3 import sigv4
 from meshhold.s3.errors import S3Error
+from meshhold.s3.syntax import sigv4
 
 CHUNK_SIZE_MIN: Final = 8192  # S3's own rule for every chunk but the last: it bounds the cost of signatures
 CHUNK_SIZE_MAX: Final = 5 * 1024**3  # the largest body that S3 takes in one request

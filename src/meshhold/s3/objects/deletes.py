@@ -9,15 +9,15 @@ import trio
 from meshhold.errors import DeniedError, MeshHoldError
 from meshhold.model.grant import Permission
 from meshhold.replication.tasks import open_tasks
-from meshhold.s3.body import read_document
-from meshhold.s3.conditions import write_condition
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error, to_s3
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.gets import check_version
-from meshhold.s3.options import check_options
-from meshhold.s3.query import check_key
-from meshhold.s3.xml import DeleteTarget, document, parse_delete, tag
+from meshhold.s3.objects.gets import check_version
+from meshhold.s3.syntax.body import read_document
+from meshhold.s3.syntax.conditions import write_condition
+from meshhold.s3.syntax.options import check_options
+from meshhold.s3.syntax.query import check_key
+from meshhold.s3.syntax.xml import DeleteTarget, document, parse_delete, tag
 from meshhold.store.contract import ALWAYS, WriteCondition
 from meshhold.store.directory import Bucket
 

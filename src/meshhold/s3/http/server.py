@@ -12,9 +12,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from meshhold.s3.app import S3App
-from meshhold.s3.connection import LINGER_S, RECEIVE_MAX, Connection, GuardedStream
 from meshhold.s3.errors import S3Error
-from meshhold.s3.protocol import HEADERS_SIZE_MAX
+from meshhold.s3.http.connection import LINGER_S, RECEIVE_MAX, Connection, GuardedStream
+from meshhold.s3.http.protocol import HEADERS_SIZE_MAX
 
 DRAIN_S: Final = 10.0  # how long requests in flight may go on after a stop
 _BACKLOG: Final = 1024

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from meshhold.model.entry import Checksums
 from meshhold.model.grant import Permission
-from meshhold.s3.body import open_body
-from meshhold.s3.conditions import write_condition
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
-from meshhold.s3.options import check_options, encryption_headers, stored_headers, user_metadata
+from meshhold.s3.syntax.body import open_body
+from meshhold.s3.syntax.conditions import write_condition
+from meshhold.s3.syntax.options import check_options, encryption_headers, stored_headers, user_metadata
 from meshhold.store.contract import Metadata
 
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Final, NoReturn
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.query import Query, canonical_path, canonical_query
+from meshhold.s3.syntax.query import Query, canonical_path, canonical_query
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SKEW_MAX_S: Final = 15 * 60  # S3's own limit

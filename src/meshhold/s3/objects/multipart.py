@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from meshhold.model.entry import Checksums, Upload
 from meshhold.model.grant import Permission
-from meshhold.s3.body import open_body, read_document
-from meshhold.s3.checksums import HEADERS, SIZES, announced, composite, full_object
-from meshhold.s3.conditions import iso_date, write_condition
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
-from meshhold.s3.listings import encoding, page_size
-from meshhold.s3.options import check_options, encryption_headers, stored_headers, user_metadata
-from meshhold.s3.puts import checksum_headers
-from meshhold.s3.xml import document, parse_complete, tag
+from meshhold.s3.objects.listings import encoding, page_size
+from meshhold.s3.objects.puts import checksum_headers
+from meshhold.s3.syntax.body import open_body, read_document
+from meshhold.s3.syntax.checksums import HEADERS, SIZES, announced, composite, full_object
+from meshhold.s3.syntax.conditions import iso_date, write_condition
+from meshhold.s3.syntax.options import check_options, encryption_headers, stored_headers, user_metadata
+from meshhold.s3.syntax.xml import document, parse_complete, tag
 from meshhold.sealing.content import PartRow
 from meshhold.store.contract import Combine, Digested
 

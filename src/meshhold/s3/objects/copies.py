@@ -5,17 +5,17 @@ from __future__ import annotations
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import Checksums, ObjectVersion
 from meshhold.model.grant import Permission
-from meshhold.s3.body import PartDigests
-from meshhold.s3.conditions import iso_date, judge_read, read_conditions, write_condition
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.gets import check_version
-from meshhold.s3.multipart import part_number
-from meshhold.s3.options import check_options, stored_headers, user_metadata
-from meshhold.s3.query import decode_key, parse_query
-from meshhold.s3.ranges import parse_copy_range
-from meshhold.s3.xml import document, tag
+from meshhold.s3.objects.gets import check_version
+from meshhold.s3.objects.multipart import part_number
+from meshhold.s3.syntax.body import PartDigests
+from meshhold.s3.syntax.conditions import iso_date, judge_read, read_conditions, write_condition
+from meshhold.s3.syntax.options import check_options, stored_headers, user_metadata
+from meshhold.s3.syntax.query import decode_key, parse_query
+from meshhold.s3.syntax.ranges import parse_copy_range
+from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Bucket
 

@@ -17,8 +17,8 @@ from typing import Final, Protocol
 from awscrt.checksums import crc64nvme  # type: ignore[import-untyped] # ships no type information
 from crc32c import crc32c
 
-from meshhold.s3.crc import combine_crc
 from meshhold.s3.errors import S3Error
+from meshhold.s3.syntax.crc import combine_crc
 
 Block = bytes | bytearray | memoryview
 

@@ -6,12 +6,12 @@ from collections import deque
 from typing import Final
 
 from meshhold.model.entry import Checksums, Upload
-from meshhold.s3.checksums import BodyDigests, announced, body_digests
-from meshhold.s3.chunked import ChunkedDecoder, Form, form_of
 from meshhold.s3.door import Settings
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
-from meshhold.s3.xml import DOCUMENT_SIZE_MAX
+from meshhold.s3.syntax.checksums import BodyDigests, announced, body_digests
+from meshhold.s3.syntax.chunked import ChunkedDecoder, Form, form_of
+from meshhold.s3.syntax.xml import DOCUMENT_SIZE_MAX
 from meshhold.store.contract import Digested
 
 _UNSIGNED: Final = "UNSIGNED-PAYLOAD"

@@ -19,7 +19,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from meshhold.s3.protocol import HttpProtocol
+from meshhold.s3.http.protocol import HttpProtocol
 
 LINGER_S: Final = 2.0  # how long a closed connection's rest is read: a client on loopback ends within milliseconds
 RECEIVE_MAX: Final = 256 * 1024  # a large body costs a fifth less than with 64 KiB; two such pieces may wait

@@ -5,11 +5,11 @@ from __future__ import annotations
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import ObjectVersion
 from meshhold.model.grant import Permission
-from meshhold.s3.conditions import http_date, judge_read, read_conditions
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
-from meshhold.s3.ranges import parse_range
+from meshhold.s3.syntax.conditions import http_date, judge_read, read_conditions
+from meshhold.s3.syntax.ranges import parse_range
 from meshhold.store.directory import Bucket
 
 _OVERRIDES = (

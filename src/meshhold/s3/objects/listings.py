@@ -12,13 +12,13 @@ from typing import Final
 
 from meshhold.index.contract import Listed
 from meshhold.model.grant import Permission
-from meshhold.s3.conditions import iso_date
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
-from meshhold.s3.escape import escape
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.query import Query, encode_key
-from meshhold.s3.xml import document, tag
+from meshhold.s3.syntax.conditions import iso_date
+from meshhold.s3.syntax.escape import escape
+from meshhold.s3.syntax.query import Query, encode_key
+from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.listing import PAGE_MAX, Page
 
 Encode = Callable[[bytes], str]

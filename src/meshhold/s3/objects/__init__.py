@@ -1,0 +1,1 @@
+"""Requests on objects and uploads: one module for each family of verbs."""
