@@ -390,7 +390,7 @@ def test_quickstart_from_nothing(fake_run: FakeNode, home: Path, typed: Typed) -
         "AWS_DEFAULT_REGION": "meshhold",
     }
     assert re.search(r"aws s3 cp - s3://my-bucket/", out)
-    assert fake_run.grant_views[key.access_key_id, vault.id].permissions == "read,write"
+    assert fake_run.grant_views[key.access_key_id, vault.id].permissions == "read,write,own"
     assert not (home / quickstart_module.MARKER).exists()
 
 

@@ -63,8 +63,8 @@ def test_probe_answered_by_a_stranger_counts_for_nothing() -> None:
     for _ in range(30):
         for _, message in sent(lab.wait(0.1, answering=[2]), Ping):
             assert isinstance(message, Ping)
-            lab.get(Ack(message.seq), sender=2)
-            lab.get(Vouch(message.seq), sender=2)
+            lab.get(Ack(message.seq), sender=9)
+            lab.get(Vouch(message.seq), sender=9)
     assert lab.state(1) is State.SUSPECT
 
 

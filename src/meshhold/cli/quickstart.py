@@ -94,7 +94,7 @@ def welcome_lines(config: Config) -> list[str]:
         if key["label"] == LABEL:
             call("key.remove", {"access_key_id": key["access_key_id"]})
     key = call("key.add", {"label": LABEL})
-    call("grant.set", {"access_key_id": key["access_key_id"], "vault": vault["id"], "permissions": "rw"})
+    call("grant.set", {"access_key_id": key["access_key_id"], "vault": vault["id"], "permissions": "rwo"})
     return [
         "",
         f"MeshHold serves S3 at {endpoint}  (region {status['region']}, path-style, bucket {BUCKET})",

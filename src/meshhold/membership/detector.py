@@ -9,6 +9,10 @@ Two watches run side by side, each with one probe per interval:
 
 Members that somebody else suspects, or whose link broke, are asked for out of turn.
 
+Whoever does not answer in time is pinged once more while others are asked to: where a fifth of all messages is lost, of
+36 in 100 first pings that stay without an answer only 13 remain so, and three in four healthy members that would be
+suspected are not.
+
 Ignored here: what follows from a failed probe.
 """
 
@@ -80,6 +84,14 @@ class _Relayed(NamedTuple):
     due_s: float
 
 
+class Expired(NamedTuple):
+    """What to send, whom to ping once more with which number, and who failed a probe."""
+
+    actions: list[Action]
+    again: list[tuple[NodeId, int]]
+    failed: list[NodeId]
+
+
 class Detector:
     """The probes of one node, under way and to come."""
 
@@ -149,6 +161,8 @@ class Detector:
         if probe is not None and probe.target == sender:
             del self._probes[seq]
             self._awareness.apply(-1)
+            if probe.due_s == probe.deadline_s:
+                return []  # whether it answers the first ping or the second, nobody can tell, nor how long it took
             rtt_s = max(0.0, now_s - probe.sent_s)
             known_s = self.rtt_s.get(sender)
             self.rtt_s[sender] = rtt_s if known_s is None else known_s + (rtt_s - known_s) / 8
@@ -173,14 +187,16 @@ class Detector:
             probe.relays.remove(sender)  # none counts twice, and none of them may vouch afterwards
             probe.nacks += 1
 
-    def expire(self, now_s: float) -> tuple[list[Action], list[NodeId]]:
-        """Return what to send because answers are late, and the members that failed their probe."""
+    def expire(self, now_s: float) -> Expired:
+        """Return what answers that are late lead to."""
         actions: list[Action] = []
+        again: list[tuple[NodeId, int]] = []
         failed: list[NodeId] = []
         for seq, probe in [(seq, probe) for seq, probe in self._probes.items() if probe.due_s <= now_s]:
             if probe.due_s < probe.deadline_s:
                 probe.due_s = probe.deadline_s
                 probe.relays = self._roster.sample(self._settings.relays, self._rng, without=probe.target)
+                again.append((probe.target, seq))
                 actions += [Send(relay, PingFor(seq, probe.target)) for relay in probe.relays]
                 continue
             del self._probes[seq]
@@ -191,7 +207,7 @@ class Detector:
         for seq, relayed in [(seq, each) for seq, each in self._relayed.items() if each.due_s <= now_s]:
             del self._relayed[seq]
             actions.append(Send(relayed.origin, Nack(relayed.origin_seq)))
-        return actions, failed
+        return Expired(actions, again, failed)
 
     def abandon(self) -> None:
         """Draw no conclusion from the probes under way: this node was deaf meanwhile."""

@@ -179,9 +179,11 @@ class Membership:
     def tick(self, now_s: float) -> list[Action]:
         """Do what is due."""
         self._notice_stall(now_s)
-        actions, failed = self._detector.expire(now_s)
-        self._beliefs.actions += actions
-        for node in failed:
+        expired = self._detector.expire(now_s)
+        self._beliefs.actions += expired.actions
+        for node, seq in expired.again:
+            self._ping(node, seq)
+        for node in expired.failed:
             entry = self._roster.get(node)
             if entry is not None and not self._beliefs.leaving:
                 accusation = Suspect(node, entry.member.incarnation, (self.me.node,))

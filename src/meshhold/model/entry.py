@@ -30,9 +30,16 @@ class Space(IntEnum):
     """one register, its key empty: which nodes keep the vault's index"""
     CONFLICTS = 4
     """key = the object's key, 0x00, the 16-byte op id of the change that lost to a concurrent one"""
+    VERSIONS = 5
+    """key = the object's key, 0x00, the 16-byte id of the version, inverted so that newer ones come first"""
 
 
-_ID_SIZE: Final = 16  # of uploads and operations inside keys
+_ID_SIZE: Final = 16  # of uploads, operations and versions inside keys
+_KEYED_BY_ID: Final = {
+    Space.UPLOADS: "an upload",
+    Space.CONFLICTS: "a version that lost",
+    Space.VERSIONS: "an earlier version",
+}
 
 
 def describe_key(space: Space, key: bytes) -> str:
@@ -40,8 +47,8 @@ def describe_key(space: Space, key: bytes) -> str:
     match space:
         case Space.PARTS:
             return f"part {int.from_bytes(key[_ID_SIZE:], 'big')} of upload {key[:_ID_SIZE].hex()}"
-        case Space.UPLOADS | Space.CONFLICTS:
-            what = "an upload" if space is Space.UPLOADS else "a version that lost"
+        case Space.UPLOADS | Space.CONFLICTS | Space.VERSIONS:
+            what = _KEYED_BY_ID[space]
             return f"{what} of {describe_key(Space.OBJECTS, key[: -_ID_SIZE - 1])}"
         case Space.CONFIGURATION:
             return "the index replicas"
@@ -74,6 +81,50 @@ class Checksums:
 
 
 @dataclass(frozen=True, slots=True)
+class Lock:
+    """What keeps one version from being deleted: until when, in which mode, and whether a legal hold is on it.
+
+    `mode` is `GOVERNANCE`, `COMPLIANCE`, or `""` without a retention (then `until_ms`, since 1970, is 0).
+    """
+
+    mode: str = ""
+    until_ms: int = 0
+    legal_hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerSeal:
+    """That a client seals this content with a key of its own (SSE-C), and how to recognise the key.
+
+    `key_md5` is what the client calls the key by (base64); `salt` makes `proof`, a keyed hash that only this key gives.
+    """
+
+    key_md5: str
+    salt: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What few objects have: tags, a lock, a client's own key; and what versioning needs to know.
+
+    `version` is the 16-byte id of the version, `b""` for one that came before its bucket was ever versioned. S3 calls
+    it `null` where `is_null`. `revision` counts the changes of the stack of versions whose top this is.
+    """
+
+    version: bytes = b""
+    is_null: bool = True
+    revision: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    lock: Lock | None = None
+    customer: CustomerSeal | None = None
+
+
+PLAIN: Final = Extras()
+"""The extras of most objects."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """One object. `content` is sealed (see `sealing.content`): the bytes themselves or the refs of the manifest.
 
@@ -90,11 +141,23 @@ class ObjectVersion:
     user: dict[str, str] = field(default_factory=dict)
     checksums: Checksums = field(default_factory=Checksums)
     parts_count: int = 0
+    extras: Extras = PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMarker:
+    """The top of a stack of versions whose object is deleted while its versions are kept. `extras` has no tags."""
+
+    modified_ms: int
+    extras: Extras = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload in progress. `checksum` is `""` or the algorithm that was announced."""
+    """A multipart upload in progress. `checksum` is `""` or the algorithm that was announced.
+
+    `extras` are those that the object will have.
+    """
 
     initiated_ms: int
     initiator: str
@@ -102,6 +165,7 @@ class Upload:
     user: dict[str, str] = field(default_factory=dict)
     checksum: str = ""
     checksum_kind: str = ""
+    extras: Extras = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +179,7 @@ class Part:
     checksums: Checksums = field(default_factory=Checksums)
 
 
-Value = ObjectVersion | Upload | Part | Configuration
+Value = ObjectVersion | DeleteMarker | Upload | Part | Configuration
 _TOMBSTONE: Final = 0
 
 
@@ -140,11 +204,12 @@ def encode_entry(entry: Entry) -> bytes:
     if isinstance(value, ObjectVersion):
         head += [
             1, value.size, value.etag, value.modified_ms, value.content, value.headers, value.user,
-            value.checksums.kind, value.checksums.values, value.parts_count,
+            value.checksums.kind, value.checksums.values, value.parts_count, *_pack_extras(value.extras),
         ]  # fmt: skip
     elif isinstance(value, Upload):
         head += [
             2, value.initiated_ms, value.initiator, value.headers, value.user, value.checksum, value.checksum_kind,
+            *_pack_extras(value.extras),
         ]  # fmt: skip
     elif isinstance(value, Part):
         head += [
@@ -152,6 +217,8 @@ def encode_entry(entry: Entry) -> bytes:
         ]  # fmt: skip
     elif isinstance(value, Configuration):
         head += [4, value.pack()]
+    elif isinstance(value, DeleteMarker):
+        head += [5, value.modified_ms, *_pack_extras(value.extras)]
     else:
         head.append(_TOMBSTONE)
     packed: bytes = msgpack.packb(head)
@@ -161,7 +228,7 @@ def encode_entry(entry: Entry) -> bytes:
 def decode_entry(raw: bytes) -> Entry:
     """Undo `encode_entry`. Errors: `UnknownFormatError` names the version or kind; hostile bytes raise nothing else."""
     try:
-        fields = msgpack.unpackb(raw)
+        fields = msgpack.unpackb(raw, strict_map_key=False)
         version, op, generation, joined, kind = fields[:5]
         if version != ENTRY_VERSION:
             raise UnknownFormatError(f"index entry version {version!r} is not known", "use a newer meshhold")
@@ -178,17 +245,53 @@ def _decode_value(kind: int, fields: list[Any]) -> Value | None:
         case 0:
             return None
         case 1:
-            size, etag, modified_ms, content, headers, user, checksum_kind, checksums, parts_count = fields
+            size, etag, modified_ms, content, headers, user, checksum_kind, checksums, parts_count, *extras = fields
             sums = Checksums(checksum_kind, checksums)
-            return ObjectVersion(size, etag, modified_ms, content, headers, user, sums, parts_count)
+            return ObjectVersion(
+                size, etag, modified_ms, content, headers, user, sums, parts_count, _unpack_extras(extras)
+            )
         case 2:
-            initiated_ms, initiator, headers, user, checksum, checksum_kind = fields
-            return Upload(initiated_ms, initiator, headers, user, checksum, checksum_kind)
+            initiated_ms, initiator, headers, user, checksum, checksum_kind, *extras = fields
+            return Upload(initiated_ms, initiator, headers, user, checksum, checksum_kind, _unpack_extras(extras))
         case 3:
             size, etag, modified_ms, content, checksum_kind, checksums = fields
             return Part(size, etag, modified_ms, content, Checksums(checksum_kind, checksums))
         case 4:
             (packed,) = fields
             return unpack_configuration(packed)
+        case 5:
+            modified_ms, *extras = fields
+            return DeleteMarker(modified_ms, _unpack_extras(extras))
         case _:
             raise UnknownFormatError(f"index entry kind {kind!r} is not known", "use a newer meshhold")
+
+
+def _pack_extras(extras: Extras) -> list[dict[int, Any]]:
+    """Return the extras as the last field of an entry, or no field where there are none: most objects pay nothing."""
+    if extras == PLAIN:
+        return []
+    packed: dict[int, Any] = {0: extras.version, 1: extras.is_null, 2: extras.revision}
+    if extras.tags:
+        packed[3] = extras.tags
+    if extras.lock is not None:
+        packed[4] = [extras.lock.mode, extras.lock.until_ms, extras.lock.legal_hold]
+    if extras.customer is not None:
+        packed[5] = [extras.customer.key_md5, extras.customer.salt, extras.customer.proof]
+    return [packed]
+
+
+def _unpack_extras(fields: list[Any]) -> Extras:
+    if not fields:
+        return PLAIN
+    (packed,) = fields
+    unknown = packed.keys() - range(6)
+    if unknown:
+        raise UnknownFormatError(f"an index entry has the fields {sorted(unknown)}, not known", "use a newer meshhold")
+    return Extras(
+        version=packed[0],
+        is_null=packed[1],
+        revision=packed[2],
+        tags=packed.get(3, {}),
+        lock=Lock(*packed[4]) if 4 in packed else None,
+        customer=CustomerSeal(*packed[5]) if 5 in packed else None,
+    )

@@ -27,6 +27,7 @@ from meshhold.replication.collecting.snapshots import Snapshots
 from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
+from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.care import Care
 from meshhold.store.conflicts import Conflicts
 from meshhold.store.directory import Directory
@@ -149,7 +150,7 @@ def _assemble(base: Foundation) -> Node:
         repairs=Repairs(directory, vaults, fellowship, chunk_keeping.repair, nodes.name_of),
         index_replicas=index_replicas,
         mesh=base.mesh,
-        door=Door(objects, uploads, Listing(registers), vaults, access, settings, now_ms),
+        door=Door(objects, uploads, Listing(registers), vaults, access, BucketRulesKeeper(directory), settings, now_ms),
         keeping=keeping,
         chunk_keeping=chunk_keeping,
         chunks=base.chunks,

@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
     SNAPSHOT = "snapshot"
     """key = vault id; public: taken_ms, objects, bytes of the index as kept in chunks; private: where these are"""
+    RULES = "rules"
+    """key = vault id/aspect; private: value, what is set on the bucket in that respect"""
     BAN = "ban"
     """key = node id; public: the banning node. A deletion lifts the ban"""
     SWARM = "swarm"

@@ -30,6 +30,7 @@ _KEYS: Final = {
     Kind.INDEX: _VAULT,
     Kind.SNAPSHOT: _VAULT,
     Kind.GRANT: f"(?:{_ACCESS_KEY}|anonymous)/{_VAULT}",
+    Kind.RULES: f"{_VAULT}/[a-z-]{{1,32}}",
     Kind.KEY: _ACCESS_KEY,
     Kind.NODE: _NODE,
     Kind.BAN: _NODE,

@@ -8,9 +8,11 @@ from typing import Final
 
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS
+from meshhold.rules.actions import ACTIONS
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
 from meshhold.store.access import Access
+from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import Bucket
 from meshhold.store.listing import Listing
 from meshhold.store.objects import Objects
@@ -47,6 +49,7 @@ class Door:
     listing: Listing
     vaults: Vaults
     access: Access
+    rules: BucketRulesKeeper
     settings: Settings
     now_ms: Callable[[], int]
 
@@ -54,13 +57,13 @@ class Door:
         """Tell whether anybody may read the bucket's objects without a signature."""
         return self.access.may(ANONYMOUS, bucket, Permission.READ)
 
-    def bucket(self, request: Request, permission: Permission) -> Bucket:
-        """Return the request's bucket if its sender may do this with its objects.
+    def allow(self, request: Request, action: str) -> Bucket:
+        """Return the request's bucket if its sender may do `action`, one of `rules.actions`, to what it names.
 
         Errors: `NoSuchBucketError`, `DeniedError`; `AccessDenied` for another expected owner.
         """
         bucket = self.vaults.bucket(request.bucket_name)
-        self.access.require(request.access_key, bucket, permission)
+        self.access.require(request.access_key, bucket, ACTIONS[action])
         expected = request.headers.get(b"x-amz-expected-bucket-owner")
         if expected is not None and expected != OWNER.encode():
             raise S3Error("AccessDenied", f"The bucket's owner is {OWNER!r}, not the expected one.")

@@ -25,6 +25,7 @@ from meshhold.model.stamp import Clock, Stamp
 from meshhold.registry.record import Kind, Record, access_key_id, secret_commitment, sign_by_node, sign_by_vault
 from meshhold.registry.state import Registry
 from meshhold.replication.records.record_keeper import RecordKeeper
+from meshhold.rules.bucket import UNSET, Aspect, BucketRules, with_rule
 
 TRUSTED: Final = "trusted"
 UNTRUSTED: Final = "untrusted"
@@ -48,6 +49,7 @@ class Bucket:
     created_ms: int
     replication_factor: int
     index_pinned: bool = False
+    rules: BucketRules = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,17 @@ class Directory:
             created_ms=facts["created_ms"],
             replication_factor=record.public["replication_factor"],
             index_pinned=record.public.get("index_pinned") is True,
+            rules=self._open_rules(vault, keys),
         )
+
+    def _open_rules(self, vault: VaultId, keys: VaultKeys) -> BucketRules:
+        rules = UNSET
+        for aspect in Aspect:
+            record = self._registry.get(Kind.RULES, f"{vault}/{aspect}")
+            if record is not None:
+                opened = self._try(record, partial(_open_rule, record, keys, rules, aspect))
+                rules = rules if opened is None else opened
+        return rules
 
     def _settle_aliases(self, vaults: dict[VaultId, Bucket]) -> dict[str, Bucket]:
         """Give each alias to its oldest claim, so that a later claim made elsewhere never swaps a bucket's content."""
@@ -265,6 +277,10 @@ def _open_private(record: Record, keys: VaultKeys, **fields: type) -> dict[str, 
         if kind is str and not opened[name].isprintable():
             raise IntegrityError(f"the sealed field {name!r} is not printable")
     return dict(opened)
+
+
+def _open_rule(record: Record, keys: VaultKeys, rules: BucketRules, aspect: Aspect) -> BucketRules:
+    return with_rule(rules, aspect, _open_private(record, keys)["value"])
 
 
 def _open_grant(record: Record, bucket: Bucket) -> GrantFacts:

@@ -218,6 +218,11 @@ class Vaults:
             for member in directory.registry.live(Kind.MEMBER)
             if member.scope == bucket.id
         ]
+        gone += [
+            directory.vault_deletion(bucket.keys, Kind.RULES, rule.key)
+            for rule in directory.registry.live(Kind.RULES)
+            if rule.scope == bucket.id
+        ]
         if directory.registry.get(Kind.SNAPSHOT, bucket.id) is not None:
             gone.append(directory.vault_deletion(bucket.keys, Kind.SNAPSHOT, bucket.id))
         gone.append(directory.vault_deletion(bucket.keys, Kind.ALIAS, bucket.id))

@@ -28,19 +28,19 @@ async def list_buckets(door: Door, request: Request) -> Response:
 
 async def head_bucket(door: Door, request: Request) -> Response:
     """Tell whether the bucket is there and may be listed."""
-    door.bucket(request, Permission.LIST)
+    door.allow(request, "s3:ListBucket")
     return Response(200, [(b"x-amz-bucket-region", door.settings.region.encode())])
 
 
 async def get_location(door: Door, request: Request) -> Response:
     """Name the region."""
-    door.bucket(request, Permission.LIST)
+    door.allow(request, "s3:GetBucketLocation")
     return xml_response(document("LocationConstraint", door.settings.region))
 
 
 async def get_versioning(door: Door, request: Request) -> Response:
     """Say that versioning was never enabled, as S3 does: with an empty document."""
-    door.bucket(request, Permission.LIST)
+    door.allow(request, "s3:GetBucketVersioning")
     return xml_response(document("VersioningConfiguration", ""))
 
 
@@ -74,7 +74,7 @@ async def create_bucket(door: Door, request: Request) -> Response:
         vault = await door.vaults.create(request.bucket_name, alias=request.bucket_name)
     except AliasTakenError:
         raise S3Error("OperationAborted", "The bucket is being created by another request; try again.") from None
-    await door.access.grant(request.access_key, vault.id, Permission.READ | Permission.WRITE)
+    await door.access.grant(request.access_key, vault.id, Permission.READ | Permission.WRITE | Permission.OWN)
     return Response(200, [(b"location", b"/" + request.bucket_name.encode())])
 
 
@@ -87,7 +87,7 @@ def _check_name(name: str) -> None:
 
 async def delete_bucket(door: Door, request: Request) -> Response:
     """Delete a bucket without objects and its vault, for a key that could have created it; unfinished uploads too."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:DeleteBucket")
     if not door.access.may_create_buckets(request.access_key):
         raise S3Error(
             "AccessDenied",

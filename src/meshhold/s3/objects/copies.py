@@ -22,7 +22,7 @@ from meshhold.store.directory import Bucket
 
 async def copy_object(door: Door, request: Request) -> Response:
     """Make one object from another, with the source's metadata or (`REPLACE`) the request's."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request, public=door.is_public(bucket))
     source_bucket, source_key, source = await _find_source(door, request)
     directive = request.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
@@ -48,7 +48,7 @@ def _check_tagging_directive(request: Request) -> None:
 
 async def upload_part_copy(door: Door, request: Request) -> Response:
     """Make a part from an object or a range of it."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request)
     number = part_number(request)
     upload_id = request.query.get("uploadId") or ""

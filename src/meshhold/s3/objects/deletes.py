@@ -7,7 +7,6 @@ from typing import Final
 import trio
 
 from meshhold.errors import DeniedError, MeshHoldError
-from meshhold.model.grant import Permission
 from meshhold.replication.tasks import open_tasks
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error, to_s3
@@ -26,7 +25,7 @@ _AT_ONCE: Final = 64  # enough to fill a group commit; a request of 1,000 keys i
 
 async def delete_object(door: Door, request: Request) -> Response:
     """Remove the object; 204 whether or not there was one."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:DeleteObject")
     check_options(request)
     check_version(request.query.get("versionId"))
     await door.objects.delete(bucket, request.key, write_condition(request.headers))
@@ -35,7 +34,7 @@ async def delete_object(door: Door, request: Request) -> Response:
 
 async def delete_objects(door: Door, request: Request) -> Response:
     """Remove up to 1,000 objects; the answer tells for each whether it went."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:DeleteObject")
     check_options(request)
     wanted = parse_delete(await read_document(request, door.settings, digest_required=True))
     results: list[S3Error | None] = [None] * len(wanted.keys)

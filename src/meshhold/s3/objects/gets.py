@@ -24,7 +24,7 @@ _OVERRIDES = (
 
 async def get_object(door: Door, request: Request) -> Response:
     """Answer GET of an object: 200, 206, 304, or an error. The bytes stream."""
-    bucket = door.bucket(request, Permission.READ)
+    bucket = door.allow(request, "s3:GetObject")
     version = await _find(door, request, bucket)
     unchanged = _check_conditions(request, version)
     if unchanged is not None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 from meshhold.index.contract import Listed
-from meshhold.model.grant import Permission
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
@@ -27,7 +26,7 @@ _OWNER: Final = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 
 async def list_objects(door: Door, request: Request) -> Response:
     """Answer ListObjectsV2 where `list-type=2` asks for it, else ListObjects."""
-    bucket = door.bucket(request, Permission.LIST)
+    bucket = door.allow(request, "s3:ListBucket")
     query = request.query
     kind = query.get("list-type")
     if kind not in (None, "2"):
@@ -105,7 +104,7 @@ def _after_v2(query: Query) -> bytes:
 
 async def list_versions(door: Door, request: Request) -> Response:
     """Answer ListObjectVersions of a bucket without versioning: each object is its version `null`."""
-    bucket = door.bucket(request, Permission.LIST)
+    bucket = door.allow(request, "s3:ListBucketVersions")
     query = request.query
     prefix, delimiter = query.get("prefix") or "", query.get("delimiter") or ""
     marker = query.get("key-marker") or ""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 
 from meshhold.model.entry import Checksums, Upload
-from meshhold.model.grant import Permission
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
@@ -25,7 +24,7 @@ _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 
 async def create_upload(door: Door, request: Request) -> Response:
     """Begin an upload; what describes the object is said here."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request, public=door.is_public(bucket))
     algorithm, kind = _checksum_wish(request)
     upload = Upload(
@@ -78,7 +77,7 @@ def part_number(request: Request) -> int:
 
 async def upload_part(door: Door, request: Request) -> Response:
     """Keep one part, durable when this answers."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request)
     number = part_number(request)
     upload_id = request.query.get("uploadId") or ""
@@ -99,7 +98,7 @@ async def upload_part(door: Door, request: Request) -> Response:
 
 async def complete_upload(door: Door, request: Request) -> Response:
     """Make the parts the object."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request)
     upload_id = request.query.get("uploadId") or ""
     claims = parse_complete(await read_document(request, door.settings))
@@ -151,14 +150,14 @@ def _combine(request: Request) -> Combine:
 
 async def abort_upload(door: Door, request: Request) -> Response:
     """End an upload and drop its parts."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:AbortMultipartUpload")
     await door.uploads.abort(bucket, request.key, request.query.get("uploadId") or "")
     return Response(204)
 
 
 async def list_parts(door: Door, request: Request) -> Response:
     """Name the parts that have arrived."""
-    bucket = door.bucket(request, Permission.READ)
+    bucket = door.allow(request, "s3:ListMultipartUploadParts")
     upload_id = request.query.get("uploadId") or ""
     upload = await door.uploads.find(bucket, request.key, upload_id)
     marker = _marker(request.query.get("part-number-marker"))
@@ -199,7 +198,7 @@ def _marker(text: str | None) -> int:
 
 async def list_uploads(door: Door, request: Request) -> Response:
     """Name the uploads in progress, with delimiter and paging as in ListObjects."""
-    bucket = door.bucket(request, Permission.LIST)
+    bucket = door.allow(request, "s3:ListBucketMultipartUploads")
     query = request.query
     prefix, delimiter = query.get("prefix") or "", query.get("delimiter") or ""
     key_marker, id_marker = query.get("key-marker") or "", query.get("upload-id-marker") or ""

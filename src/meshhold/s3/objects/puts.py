@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from meshhold.model.entry import Checksums
-from meshhold.model.grant import Permission
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
 from meshhold.s3.syntax.body import open_body
@@ -14,7 +13,7 @@ from meshhold.store.contract import Metadata
 
 async def put_object(door: Door, request: Request) -> Response:
     """Keep the body as the object; 200 says that it is durable."""
-    bucket = door.bucket(request, Permission.WRITE)
+    bucket = door.allow(request, "s3:PutObject")
     check_options(request, public=door.is_public(bucket))
     condition = write_condition(request.headers)
     body = open_body(request, door.settings)

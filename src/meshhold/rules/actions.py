@@ -1,0 +1,68 @@
+"""Which permission of a grant lets a key do an action of S3? Knows no key and no bucket.
+
+Actions have the names that S3's policies use. Source: Service Authorization Reference, "Actions for Amazon S3".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshhold.model.grant import Permission
+
+ACTIONS: Final[dict[str, Permission]] = {
+    "s3:GetObject": Permission.READ,
+    "s3:GetObjectVersion": Permission.READ,
+    "s3:GetObjectAttributes": Permission.READ,
+    "s3:GetObjectVersionAttributes": Permission.READ,
+    "s3:GetObjectTagging": Permission.READ,
+    "s3:GetObjectVersionTagging": Permission.READ,
+    "s3:GetObjectAcl": Permission.READ,
+    "s3:GetObjectVersionAcl": Permission.READ,
+    "s3:GetObjectRetention": Permission.READ,
+    "s3:GetObjectLegalHold": Permission.READ,
+    "s3:ListMultipartUploadParts": Permission.READ,
+    "s3:ListBucket": Permission.LIST,
+    "s3:ListBucketVersions": Permission.LIST,
+    "s3:ListBucketMultipartUploads": Permission.LIST,
+    "s3:GetBucketLocation": Permission.LIST,
+    "s3:GetBucketVersioning": Permission.LIST,
+    "s3:GetBucketAcl": Permission.LIST,
+    "s3:GetBucketCORS": Permission.LIST,
+    "s3:GetBucketWebsite": Permission.LIST,
+    "s3:GetBucketTagging": Permission.LIST,
+    "s3:GetBucketObjectLockConfiguration": Permission.LIST,
+    "s3:GetEncryptionConfiguration": Permission.LIST,
+    "s3:GetLifecycleConfiguration": Permission.LIST,
+    "s3:GetBucketPublicAccessBlock": Permission.LIST,
+    "s3:GetBucketOwnershipControls": Permission.LIST,
+    "s3:GetBucketPolicyStatus": Permission.LIST,
+    "s3:PutObject": Permission.WRITE,
+    "s3:PutObjectTagging": Permission.WRITE,
+    "s3:PutObjectVersionTagging": Permission.WRITE,
+    "s3:PutObjectAcl": Permission.WRITE,
+    "s3:PutObjectVersionAcl": Permission.WRITE,
+    "s3:PutObjectRetention": Permission.WRITE,
+    "s3:PutObjectLegalHold": Permission.WRITE,
+    "s3:AbortMultipartUpload": Permission.WRITE,
+    "s3:DeleteObject": Permission.WRITE,
+    "s3:DeleteObjectVersion": Permission.WRITE,
+    "s3:DeleteObjectTagging": Permission.WRITE,
+    "s3:DeleteObjectVersionTagging": Permission.WRITE,
+    "s3:BypassGovernanceRetention": Permission.OWN,
+    "s3:GetBucketPolicy": Permission.OWN,
+    "s3:PutBucketPolicy": Permission.OWN,
+    "s3:DeleteBucketPolicy": Permission.OWN,
+    "s3:PutBucketAcl": Permission.OWN,
+    "s3:PutBucketCORS": Permission.OWN,
+    "s3:PutBucketWebsite": Permission.OWN,
+    "s3:DeleteBucketWebsite": Permission.OWN,
+    "s3:PutBucketTagging": Permission.OWN,
+    "s3:PutBucketVersioning": Permission.OWN,
+    "s3:PutBucketObjectLockConfiguration": Permission.OWN,
+    "s3:PutEncryptionConfiguration": Permission.OWN,
+    "s3:PutLifecycleConfiguration": Permission.OWN,
+    "s3:PutBucketPublicAccessBlock": Permission.OWN,
+    "s3:PutBucketOwnershipControls": Permission.OWN,
+    "s3:DeleteBucket": Permission.WRITE,
+}
+"""What a grant must hold for each action. Whoever may write may delete; who sets rules for all needs `own`."""
