@@ -14,8 +14,9 @@ from meshhold.s3.syntax.escape import escape
 from meshhold.store.uploads import PartClaim
 
 __all__ = [
-    "DELETE_KEYS_MAX", "DOCUMENT_SIZE_MAX", "PARTS_MAX", "DeleteRequest", "DeleteTarget", "PartClaim", "document",
-    "escape", "parse_complete", "parse_create_bucket", "parse_delete", "tag",
+    "DELETE_KEYS_MAX", "DOCUMENT_SIZE_MAX", "PARTS_MAX", "DeleteRequest", "DeleteTarget", "Element", "PartClaim",
+    "boolean", "document", "escape", "malformed", "parse", "parse_complete", "parse_create_bucket", "parse_delete",
+    "tag", "text_fields",
 ]  # fmt: skip
 
 XMLNS: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -45,28 +46,31 @@ def document(root: str, inner: str) -> bytes:
 
 
 @dataclass(slots=True)
-class _Element:
+class Element:
+    """One element; `name` is without its namespace."""
+
     name: str
     text: list[str] = field(default_factory=list)
-    children: list[_Element] = field(default_factory=list)
+    children: list[Element] = field(default_factory=list)
 
     def value(self) -> str:
+        """Return its text. Errors: `MalformedXML` if it holds elements."""
         if self.children:
-            _malformed(f"<{self.name}> holds text, not elements")
+            malformed(f"<{self.name}> holds text, not elements")
         return "".join(self.text)
 
 
 class _Reader:
     def __init__(self) -> None:
-        self._open: list[_Element] = []
+        self._open: list[Element] = []
         self._count = 0
-        self.root: _Element | None = None
+        self.root: Element | None = None
 
     def start(self, name: str, _attributes: dict[str, str]) -> None:
         self._count += 1
         if self._count > _ELEMENTS_MAX or len(self._open) >= _DEPTH_MAX:
-            _malformed("it has too many or too deeply nested elements")
-        element = _Element(name.rpartition(" ")[2])
+            malformed("it has too many or too deeply nested elements")
+        element = Element(name.rpartition(" ")[2])
         if self._open:
             self._open[-1].children.append(element)
         else:
@@ -80,7 +84,8 @@ class _Reader:
         self._open[-1].text.append(text)
 
 
-def _malformed(why: str) -> NoReturn:
+def malformed(why: str) -> NoReturn:
+    """Errors: `MalformedXML`, with what is wrong."""
     raise S3Error(
         "MalformedXML",
         f"The XML you provided was not well-formed or did not validate against our published schema: {why}.",
@@ -88,10 +93,11 @@ def _malformed(why: str) -> NoReturn:
 
 
 def _refuse_declaration(*_: object) -> None:
-    _malformed("document types and entities are refused")
+    malformed("document types and entities are refused")
 
 
-def _parse(raw: bytes, root: str) -> _Element:
+def parse(raw: bytes, root: str) -> Element:
+    """Return a document's root element, which is called `root`. Errors: `MalformedXML`, `MaxMessageLengthExceeded`."""
     if len(raw) > DOCUMENT_SIZE_MAX:
         raise S3Error(
             "MaxMessageLengthExceeded",
@@ -109,9 +115,9 @@ def _parse(raw: bytes, root: str) -> _Element:
     try:
         parser.Parse(raw, True)
     except expat.ExpatError as error:
-        _malformed(f"{expat.ErrorString(error.code)} in line {error.lineno}")
+        malformed(f"{expat.ErrorString(error.code)} in line {error.lineno}")
     if reader.root is None or reader.root.name != root:
-        _malformed(f"the root element must be <{root}>")
+        malformed(f"the root element must be <{root}>")
     return reader.root
 
 
@@ -139,29 +145,30 @@ def parse_delete(raw: bytes) -> DeleteRequest:
     """Read a DeleteObjects document. Errors: `MalformedXML`, also for no key or more than 1,000."""
     targets = []
     quiet = False
-    for child in _parse(raw, "Delete").children:
+    for child in parse(raw, "Delete").children:
         if child.name == "Quiet":
-            quiet = _boolean(child)
+            quiet = boolean(child)
         elif child.name == "Object":
             targets.append(_target(child))
         else:
-            _malformed(f"<{child.name}> is not known in <Delete>")
+            malformed(f"<{child.name}> is not known in <Delete>")
     if not 0 < len(targets) <= DELETE_KEYS_MAX:
-        _malformed(f"name 1 to {DELETE_KEYS_MAX} objects, not {len(targets)}")
+        malformed(f"name 1 to {DELETE_KEYS_MAX} objects, not {len(targets)}")
     return DeleteRequest(targets, quiet)
 
 
-def _boolean(element: _Element) -> bool:
+def boolean(element: Element) -> bool:
+    """Return what an element of `true` or `false` says. Errors: `MalformedXML`."""
     text = element.value().strip().lower()
     if text not in ("true", "false"):
-        _malformed(f"<{element.name}> is true or false")
+        malformed(f"<{element.name}> is true or false")
     return text == "true"
 
 
-def _target(element: _Element) -> DeleteTarget:
-    found = _fields(element, {"Key", "VersionId", "ETag", "LastModifiedTime", "Size"})
+def _target(element: Element) -> DeleteTarget:
+    found = text_fields(element, {"Key", "VersionId", "ETag", "LastModifiedTime", "Size"})
     if not found.get("Key"):
-        _malformed("an <Object> has no <Key>")
+        malformed("an <Object> has no <Key>")
     for name in ("LastModifiedTime", "Size"):
         if name in found:
             raise S3Error("NotImplemented", f"Deleting on condition of <{name}> is not implemented: use <ETag>.")
@@ -171,11 +178,12 @@ def _target(element: _Element) -> DeleteTarget:
     )
 
 
-def _fields(element: _Element, known: set[str]) -> dict[str, str]:
+def text_fields(element: Element, known: set[str]) -> dict[str, str]:
+    """Return the texts of an element's children by name. Errors: `MalformedXML` for an unknown or repeated one."""
     found: dict[str, str] = {}
     for child in element.children:
         if child.name not in known or child.name in found:
-            _malformed(f"<{child.name}> is repeated or not known in <{element.name}>")
+            malformed(f"<{child.name}> is repeated or not known in <{element.name}>")
         found[child.name] = child.value()
     return found
 
@@ -185,23 +193,23 @@ def parse_complete(raw: bytes) -> list[PartClaim]:
 
     Errors: `MalformedXML`, also for no part or more than 10,000; `InvalidArgument` for a number out of 1 to 10,000.
     """
-    children = _parse(raw, "CompleteMultipartUpload").children
+    children = parse(raw, "CompleteMultipartUpload").children
     if not 0 < len(children) <= PARTS_MAX:
-        _malformed(f"name 1 to {PARTS_MAX} parts, not {len(children)}")
+        malformed(f"name 1 to {PARTS_MAX} parts, not {len(children)}")
     for child in children:
         if child.name != "Part":
-            _malformed(f"<{child.name}> is not known in <CompleteMultipartUpload>")
+            malformed(f"<{child.name}> is not known in <CompleteMultipartUpload>")
     return [_part(child) for child in children]
 
 
 _PART_FIELDS: Final = {"PartNumber", "ETag", *_CHECKSUM_ELEMENTS}
 
 
-def _part(element: _Element) -> PartClaim:
-    found = _fields(element, _PART_FIELDS)
+def _part(element: Element) -> PartClaim:
+    found = text_fields(element, _PART_FIELDS)
     digits = found.get("PartNumber", "").strip()
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 9 or not found.get("ETag"):
-        _malformed("a <Part> has a <PartNumber> and an <ETag>")
+        malformed("a <Part> has a <PartNumber> and an <ETag>")
     number = int(digits)
     if not 1 <= number <= PARTS_MAX:
         raise S3Error(
@@ -221,10 +229,10 @@ def parse_create_bucket(raw: bytes) -> str | None:
     if not raw.strip():
         return None
     found: str | None = None
-    for child in _parse(raw, "CreateBucketConfiguration").children:
+    for child in parse(raw, "CreateBucketConfiguration").children:
         if child.name in ("Location", "Bucket", "Tags"):
             raise S3Error("NotImplemented", f"<{child.name}> in CreateBucketConfiguration is not implemented: omit it.")
         if child.name != "LocationConstraint" or found is not None:
-            _malformed(f"<{child.name}> is repeated or not known in <CreateBucketConfiguration>")
+            malformed(f"<{child.name}> is repeated or not known in <CreateBucketConfiguration>")
         found = child.value().strip()
     return found or None
