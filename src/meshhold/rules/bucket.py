@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from meshhold.errors import UnknownFormatError
+from meshhold.rules.encryption import Encryption, unpack_encryption
+from meshhold.rules.lifecycle import Lifecycle, pack_lifecycle, unpack_lifecycle
+from meshhold.rules.lock import BucketLock, unpack_bucket_lock
+from meshhold.rules.quota import Quota, pack_quota, unpack_quota
+from meshhold.rules.tags import BUCKET_TAGS_MAX, unpack_tags
 from meshhold.rules.versioning import Versioning
 
 
@@ -14,13 +19,30 @@ class Aspect(StrEnum):
     """What can be set on a bucket, each by itself; the values are fields of `BucketRules`. Stored: never rename."""
 
     VERSIONING = "versioning"
+    LIFECYCLE = "lifecycle"
+    QUOTA = "quota"
+    TAGS = "tags"
+    LOCK = "lock"
+    ENCRYPTION = "encryption"
 
 
 @dataclass(frozen=True, slots=True)
 class BucketRules:
-    """What is set on a bucket; a field is its default where nothing is."""
+    """What is set on a bucket; a field is its default where nothing is.
+
+    A bucket whose versions can be locked keeps versions, whatever was set: suspended, it would lose one under lock.
+    """
 
     versioning: Versioning = Versioning.NEVER
+    lifecycle: Lifecycle | None = None
+    quota: Quota | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    lock: BucketLock = BucketLock()
+    encryption: Encryption = Encryption()
+
+    def __post_init__(self) -> None:
+        if self.lock.enabled:
+            object.__setattr__(self, "versioning", Versioning.ENABLED)
 
 
 UNSET = BucketRules()
@@ -33,6 +55,16 @@ def pack_rule(aspect: Aspect, rules: BucketRules) -> Any:
     match aspect:
         case Aspect.VERSIONING:
             return str(rules.versioning)
+        case Aspect.LIFECYCLE:
+            return None if rules.lifecycle is None else pack_lifecycle(rules.lifecycle)
+        case Aspect.QUOTA:
+            return None if rules.quota is None else pack_quota(rules.quota)
+        case Aspect.TAGS:
+            return rules.tags
+        case Aspect.LOCK:
+            return rules.lock.pack()
+        case Aspect.ENCRYPTION:
+            return rules.encryption.bucket_key
 
 
 def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
@@ -46,5 +78,15 @@ def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
         match aspect:
             case Aspect.VERSIONING:
                 return replace(rules, versioning=Versioning(packed))
+            case Aspect.LIFECYCLE:
+                return replace(rules, lifecycle=unpack_lifecycle(packed))
+            case Aspect.QUOTA:
+                return replace(rules, quota=unpack_quota(packed))
+            case Aspect.TAGS:
+                return replace(rules, tags=unpack_tags(packed, BUCKET_TAGS_MAX))
+            case Aspect.LOCK:
+                return replace(rules, lock=unpack_bucket_lock(packed))
+            case Aspect.ENCRYPTION:
+                return replace(rules, encryption=unpack_encryption(packed))
     except Exception as error:  # whatever a hostile value makes of unpacking
         raise UnknownFormatError(f"the bucket's {aspect} cannot be read: {type(error).__name__}") from error
