@@ -78,6 +78,14 @@ class PreconditionFailedError(RefusedError):
         self.condition = condition
 
 
+class InvalidTagError(InvalidError):
+    """A tag's key or value is not one that S3 takes, is given twice, or there are too many."""
+
+
+class LockedError(RefusedError):
+    """A retention or legal hold keeps this version as it is."""
+
+
 class InvalidPartError(RefusedError):
     """A part named in a completion is absent or its ETag differs."""
 

@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from meshhold.errors import UnknownFormatError
-from meshhold.rules.encryption import Encryption, unpack_encryption
+from meshhold.rules.encryption import BY_DEFAULT, Encryption, unpack_encryption
 from meshhold.rules.lifecycle import Lifecycle, pack_lifecycle, unpack_lifecycle
-from meshhold.rules.lock import BucketLock, unpack_bucket_lock
+from meshhold.rules.lock import NO_LOCK, BucketLock, unpack_bucket_lock
 from meshhold.rules.quota import Quota, pack_quota, unpack_quota
 from meshhold.rules.tags import BUCKET_TAGS_MAX, unpack_tags
 from meshhold.rules.versioning import Versioning
@@ -37,8 +37,8 @@ class BucketRules:
     lifecycle: Lifecycle | None = None
     quota: Quota | None = None
     tags: dict[str, str] = field(default_factory=dict)
-    lock: BucketLock = BucketLock()
-    encryption: Encryption = Encryption()
+    lock: BucketLock = NO_LOCK
+    encryption: Encryption = BY_DEFAULT
 
     def __post_init__(self) -> None:
         if self.lock.enabled:
