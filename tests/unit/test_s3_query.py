@@ -78,6 +78,11 @@ def test_headers_that_a_signer_moved_into_the_query_are_found() -> None:
     assert query.hoisted() == {"x-amz-meta-a": "v", "x-amz-acl": "private"}
 
 
+def test_the_checksum_of_nothing_in_a_url_promises_nothing() -> None:
+    assert Query(b"x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-meta-a=v").hoisted() == {"x-amz-meta-a": "v"}
+    assert Query(b"x-amz-checksum-crc32=AAAAAQ%3D%3D").hoisted() == {"x-amz-checksum-crc32": "AAAAAQ=="}
+
+
 @pytest.mark.parametrize("raw", [b"a=%", b"%4=1", b"a=%gg", b"a=%ff", b"&".join([b"a"] * (PAIRS_MAX + 1))])
 def test_a_bad_query_is_an_invalid_uri(raw: bytes) -> None:
     with pytest.raises(S3Error, match="InvalidURI"):

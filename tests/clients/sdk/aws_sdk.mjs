@@ -10,7 +10,8 @@ import { Upload } from "@aws-sdk/lib-storage";
 import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
 
 const Bucket = process.env.BUCKET;
-const client = new S3Client({ forcePathStyle: true }); // endpoint, region and key come from the environment
+// endpoint and key come from the environment; of the region it knows AWS_REGION only
+const client = new S3Client({ forcePathStyle: true, region: process.env.AWS_DEFAULT_REGION });
 const sha = (bytes) => createHash("sha256").update(bytes).digest("hex");
 const fetched = async (Key, more = {}) =>
   Buffer.from(await (await client.send(new GetObjectCommand({ Bucket, Key, ...more }))).Body.transformToByteArray());

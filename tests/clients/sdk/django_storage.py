@@ -21,8 +21,8 @@ from django.core.files.base import ContentFile  # noqa: E402 - Django wants its 
 from django.core.files.storage import storages  # noqa: E402
 
 media = storages["default"]
-name = media.save("dj/ünï photo.jpg", ContentFile(b"jpeg" * 1000))
-again = media.save("dj/ünï photo.jpg", ContentFile(b"second"))
+name = media.save("dj/ünï photo.jpg", ContentFile(b"jpeg"))
+again = media.save("dj/ünï photo.jpg", ContentFile(b"jpeg" * 1000))  # by default it takes the place of the first
 assert media.exists(name)
 assert media.size(name) == 4000
 with media.open(name) as file:
@@ -30,7 +30,7 @@ with media.open(name) as file:
 assert urllib.request.urlopen(media.url(name)).read() == b"jpeg" * 1000  # a presigned URL
 assert media.get_modified_time(name) is not None
 folders, files = media.listdir("dj")
-assert (folders, len(files)) == ([], len({name, again}))
+assert (folders, files, again) == ([], ["ünï photo.jpg"], name)
 with media.open("dj/written.txt", "w") as file:
     file.write("written in place")
 with media.open("dj/written.txt") as file:
@@ -38,7 +38,7 @@ with media.open("dj/written.txt") as file:
 static = storages["staticfiles"]
 static.save("dj-static/site.css", ContentFile(b"body{}"))
 assert static.exists("dj-static/site.css")
-for each in {name, again, "dj/written.txt", "dj-static/site.css"}:
+for each in (name, "dj/written.txt", "dj-static/site.css"):
     media.delete(each)
 assert not media.exists(name)
 print("passed")

@@ -131,15 +131,27 @@ class Query:
     def hoisted(self) -> dict[str, str]:
         """Return the `x-amz-*` parameters that are not part of the signature, by lowercase name.
 
-        Signers of presigned URLs move headers there, and S3 reads them as the headers that they stand for.
+        Signers of presigned URLs move headers there, and S3 reads them as the headers that they stand for. Except the
+        checksum of nothing: the AWS SDK for JavaScript signs it where it knows no body yet, and means no empty one.
         """
         return {
             low: text
             for name, text in self._first.items()
-            if (low := name.lower()).startswith("x-amz-") and low not in _AUTHENTICATION
+            if (low := name.lower()).startswith("x-amz-")
+            and low not in _AUTHENTICATION
+            and (low, text) not in _CHECKSUMS_OF_NOTHING
         }
 
 
+_CHECKSUMS_OF_NOTHING: Final = frozenset(
+    (
+        ("x-amz-checksum-crc32", "AAAAAA=="),
+        ("x-amz-checksum-crc32c", "AAAAAA=="),
+        ("x-amz-checksum-crc64nvme", "AAAAAAAAAAA="),
+        ("x-amz-checksum-sha1", "2jmj7l5rSw0yVb/vlWAYkK/YBwk="),
+        ("x-amz-checksum-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
+    )
+)
 _AUTHENTICATION: Final = frozenset(
     f"x-amz-{name}"
     for name in (
