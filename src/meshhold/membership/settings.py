@@ -19,7 +19,11 @@ class Settings:
     probe_timeout_s: float = 0.5
     """A direct answer later than this is asked for through others: several times a transcontinental round trip."""
     relays: int = 3
-    """Others asked to probe in our place; with 5 % loss a living node then fails one probe in 1,600."""
+    """Others asked to probe in our place."""
+    repeats: int = 2
+    """Pings to a target that is late, evenly over what is left of the probe. With 5 % loss a living node then fails one
+    probe in 169,000, with 20 % one in 104: without them one in 1,600 and in 13, and at 2,000 nodes nothing else is
+    told any more. Costs nothing where answers come; at least 1."""
     nack_fraction: float = 0.8
     """A relay admits failure after this part of the timeout, so that its answer still arrives in time to be counted."""
     suspicion_factor: float = 4.0
