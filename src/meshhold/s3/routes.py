@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from meshhold.s3.buckets import buckets
+from meshhold.s3.buckets import buckets, lifecycle
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response
@@ -42,6 +42,9 @@ _BUCKET: Final[dict[tuple[str, str], Handler]] = {
     ("GET", "versions"): listings.list_versions,
     ("GET", "uploads"): multipart.list_uploads,
     ("POST", "delete"): deletes.delete_objects,
+    ("PUT", "lifecycle"): lifecycle.put_lifecycle,
+    ("GET", "lifecycle"): lifecycle.get_lifecycle,
+    ("DELETE", "lifecycle"): lifecycle.delete_lifecycle,
 }
 
 _OBJECT: Final[dict[tuple[str, str], Handler]] = {
