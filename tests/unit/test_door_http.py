@@ -316,7 +316,7 @@ async def test_a_body_that_does_not_come(tmp_path: Path) -> None:
 async def test_a_refusal_does_not_wait_for_a_body_that_does_not_come(
     door: DoorUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshhold.s3.app._DRAIN_S", 0.02)
+    monkeypatch.setattr("meshhold.s3.http.conversation._DRAIN_S", 0.02)
     signed = door.sign("PUT", "/bucket/new", b"body", secret="x" * 40)
     answer = await door.check_refused(render("PUT", "/bucket/new", signed), 403, "SignatureDoesNotMatch")
     assert answer.headers["connection"] == "close"

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from meshhold.errors import UnknownFormatError
+from meshhold.rules.cors import CorsRule, pack_cors, unpack_cors
 from meshhold.rules.encryption import BY_DEFAULT, Encryption, unpack_encryption
 from meshhold.rules.lifecycle import Lifecycle, pack_lifecycle, unpack_lifecycle
 from meshhold.rules.lock import NO_LOCK, BucketLock, unpack_bucket_lock
@@ -19,6 +20,7 @@ class Aspect(StrEnum):
     """What can be set on a bucket, each by itself; the values are fields of `BucketRules`. Stored: never rename."""
 
     VERSIONING = "versioning"
+    CORS = "cors"
     LIFECYCLE = "lifecycle"
     QUOTA = "quota"
     TAGS = "tags"
@@ -34,6 +36,7 @@ class BucketRules:
     """
 
     versioning: Versioning = Versioning.NEVER
+    cors: tuple[CorsRule, ...] = ()
     lifecycle: Lifecycle | None = None
     quota: Quota | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -55,6 +58,8 @@ def pack_rule(aspect: Aspect, rules: BucketRules) -> Any:
     match aspect:
         case Aspect.VERSIONING:
             return str(rules.versioning)
+        case Aspect.CORS:
+            return pack_cors(rules.cors)
         case Aspect.LIFECYCLE:
             return None if rules.lifecycle is None else pack_lifecycle(rules.lifecycle)
         case Aspect.QUOTA:
@@ -78,6 +83,8 @@ def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
         match aspect:
             case Aspect.VERSIONING:
                 return replace(rules, versioning=Versioning(packed))
+            case Aspect.CORS:
+                return replace(rules, cors=unpack_cors(packed))
             case Aspect.LIFECYCLE:
                 return replace(rules, lifecycle=unpack_lifecycle(packed))
             case Aspect.QUOTA:

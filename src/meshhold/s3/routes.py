@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from meshhold.s3.buckets import buckets, lifecycle
+from meshhold.s3.buckets import buckets, cors, encryption, lifecycle
+from meshhold.s3.buckets import locks as bucket_locks
+from meshhold.s3.buckets import tagging as bucket_tagging
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response
@@ -38,10 +40,21 @@ _BUCKET: Final[dict[tuple[str, str], Handler]] = {
     ("PUT", ""): buckets.create_bucket,
     ("DELETE", ""): buckets.delete_bucket,
     ("GET", "location"): buckets.get_location,
+    ("GET", "tagging"): bucket_tagging.get_tagging,
+    ("PUT", "tagging"): bucket_tagging.put_tagging,
+    ("DELETE", "tagging"): bucket_tagging.delete_tagging,
+    ("GET", "object-lock"): bucket_locks.get_lock,
+    ("PUT", "object-lock"): bucket_locks.put_lock,
+    ("GET", "encryption"): encryption.get_encryption,
+    ("PUT", "encryption"): encryption.put_encryption,
+    ("DELETE", "encryption"): encryption.delete_encryption,
     ("GET", "versioning"): buckets.get_versioning,
     ("GET", "versions"): listings.list_versions,
     ("GET", "uploads"): multipart.list_uploads,
     ("POST", "delete"): deletes.delete_objects,
+    ("PUT", "cors"): cors.put_cors,
+    ("GET", "cors"): cors.get_cors,
+    ("DELETE", "cors"): cors.delete_cors,
     ("PUT", "lifecycle"): lifecycle.put_lifecycle,
     ("GET", "lifecycle"): lifecycle.get_lifecycle,
     ("DELETE", "lifecycle"): lifecycle.delete_lifecycle,

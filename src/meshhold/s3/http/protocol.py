@@ -16,8 +16,8 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
-from meshhold.s3.app import S3App
 from meshhold.s3.errors import S3Error
+from meshhold.s3.http.application import Application
 
 HEADERS_SIZE_MAX: Final = 64 * 1024  # request line and headers: a presigned URL with an 8 KiB token and a long key fits
 _JOINED_MAX: Final = 64 * 1024  # above it, copying head and body together costs more than a second system call
@@ -137,9 +137,9 @@ class HttpProtocol(H11Protocol):
         return S3Error("BadRequest", "The request is not well-formed HTTP/1.1.")
 
     @property
-    def _s3_app(self) -> S3App:
+    def _s3_app(self) -> Application:
         app: Any = self.app  # hypercorn calls it by its own type
-        return app  # type: ignore[no-any-return] # an S3App is what `run_s3` was given
+        return app  # type: ignore[no-any-return] # an Application is what `run_s3` was given
 
 
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}

@@ -11,8 +11,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from meshhold.s3.app import S3App
 from meshhold.s3.errors import S3Error
+from meshhold.s3.http.application import Application
 from meshhold.s3.http.connection import LINGER_S, RECEIVE_MAX, Connection, GuardedStream
 from meshhold.s3.http.protocol import HEADERS_SIZE_MAX
 
@@ -37,7 +37,7 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 
 async def run_s3(
-    app: S3App,
+    app: Application,
     listeners: Sequence[trio.SocketListener],
     stop: trio.Event,
     *,
@@ -86,7 +86,7 @@ def _make_room(open_now: dict[Connection, None]) -> bool:
     return False
 
 
-async def _turn_away(app: S3App, stream: GuardedStream) -> None:
+async def _turn_away(app: Application, stream: GuardedStream) -> None:
     """Answer a connection too many without reading its request."""
     error = S3Error(
         "SlowDown", f"More than {app.settings.connections_max} connections at once. Please reduce your request rate."
