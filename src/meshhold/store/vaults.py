@@ -29,6 +29,8 @@ from meshhold.registry.record import Kind, Record
 from meshhold.registry.shape import FACTOR_MAX
 from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
+from meshhold.rules.bucket import Aspect
+from meshhold.rules.lock import NO_LOCK, BucketLock
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
 
@@ -84,8 +86,10 @@ class Vaults:
         self._changes = trio.Lock()
         self._dropped: set[VaultId] = set()
 
-    async def create(self, name: str, *, replication_factor: int = 3, alias: str = "") -> VaultView:
-        """Make a vault with fresh keys, durable when this returns.
+    async def create(
+        self, name: str, *, replication_factor: int = 3, alias: str = "", lock: BucketLock = NO_LOCK
+    ) -> VaultView:
+        """Make a vault with fresh keys, durable when this returns, and with it whether its versions can be locked.
 
         Errors: `InvalidError` for a name or factor out of range, `AliasTakenError`.
         """
@@ -96,10 +100,10 @@ class Vaults:
                 self._check_alias(alias, VaultId(""))
             if any(bucket.name == name for bucket in self._directory.by_id.values()):
                 raise ConflictError(f"a vault named {name!r} exists", "choose another name")
-            vault = await self._write_new(name, replication_factor, alias)
+            vault = await self._write_new(name, replication_factor, alias, lock)
             return await self._view(self._directory.by_id[vault])
 
-    async def _write_new(self, name: str, replication_factor: int, alias: str) -> VaultId:
+    async def _write_new(self, name: str, replication_factor: int, alias: str, lock: BucketLock) -> VaultId:
         directory = self._directory
         secret = new_secret()
         keys = VaultKeys(secret)
@@ -113,6 +117,10 @@ class Vaults:
         ]
         if alias:
             records.append(directory.vault_record(keys, Kind.ALIAS, keys.vault_id, public={}, private={"alias": alias}))
+        if lock != NO_LOCK:
+            rule = {"value": lock.pack()}
+            key = f"{keys.vault_id}/{Aspect.LOCK}"
+            records.append(directory.vault_record(keys, Kind.RULES, key, public={}, private=rule))
         await self._registers.seats.found(keys.vault_id)
         await directory.write(*records)
         return keys.vault_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshhold.errors import AliasTakenError, InvalidError
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, check_bucket_name
+from meshhold.s3.buckets.locks import ENABLED_HEADER, wish_at_creation
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
@@ -49,7 +50,8 @@ async def create_bucket(door: Door, request: Request) -> Response:
     if request.access_key == ANONYMOUS:
         raise S3Error("AccessDenied", "Access Denied: creating a bucket needs a signed request.")
     _check_name(request.bucket_name)
-    check_options(request)
+    lock = wish_at_creation(request)
+    check_options(request, taken=frozenset((ENABLED_HEADER,)))
     constraint = parse_create_bucket(await read_document(request, door.settings))
     if constraint not in (None, "", door.settings.region):
         raise S3Error("InvalidLocationConstraint", f"The only region here is {door.settings.region!r}.")
@@ -71,7 +73,7 @@ async def create_bucket(door: Door, request: Request) -> Response:
             "`meshhold vault s3-alias`, or mint a key with `meshhold s3-key add --create-buckets`.",
         )
     try:
-        vault = await door.vaults.create(request.bucket_name, alias=request.bucket_name)
+        vault = await door.vaults.create(request.bucket_name, alias=request.bucket_name, lock=lock)
     except AliasTakenError:
         raise S3Error("OperationAborted", "The bucket is being created by another request; try again.") from None
     await door.access.grant(request.access_key, vault.id, Permission.READ | Permission.WRITE | Permission.OWN)

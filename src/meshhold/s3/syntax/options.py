@@ -30,14 +30,25 @@ _HARMLESS: Final = {
     b"x-amz-tagging": b"",
 }
 """Values of refused headers that ask for nothing."""
+DESCRIBING: Final = frozenset(
+    (
+        b"x-amz-tagging",
+        b"x-amz-object-lock-mode",
+        b"x-amz-object-lock-retain-until-date",
+        b"x-amz-object-lock-legal-hold",
+    )
+)
+"""What operations that make an object read: see `objects.extras`."""
 _PRIVATE_ACLS: Final = (b"private", b"bucket-owner-full-control", b"bucket-owner-read")
 _STORED: Final = (b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires")
 _USER: Final = b"x-amz-meta-"
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
 
-def check_options(request: Request, *, public: bool = False) -> None:
+def check_options(request: Request, *, public: bool = False, taken: frozenset[bytes] = frozenset()) -> None:
     """Take what holds anyway. `public` says that everybody may read the bucket, as `public-read` asks.
+
+    `taken` names the headers that this operation reads itself.
 
     Errors: `NotImplemented`, naming the header; `InvalidStorageClass`, `InvalidEncryptionAlgorithmError`.
     """
@@ -45,8 +56,8 @@ def check_options(request: Request, *, public: bool = False) -> None:
     for name in headers:
         if not name.startswith(b"x-amz-"):
             continue
-        if name in _REFUSED and headers[name] != _HARMLESS.get(name):
-            raise S3Error("NotImplemented", f"The header {name.decode()} asks for {_REFUSED[name]}: not offered.")
+        if name in _REFUSED and name not in taken and headers[name] != _HARMLESS.get(name):
+            raise S3Error("NotImplemented", f"The header {name.decode()} asks for {_REFUSED[name]}: not offered here.")
         if name.startswith(b"x-amz-grant-"):
             raise _acl_refusal(name.decode())
     acl = headers.get(b"x-amz-acl", b"private")
