@@ -34,6 +34,10 @@ class NotFoundError(RefusedError):
     """The named thing does not exist."""
 
 
+class QuotaExceededError(DeniedError):
+    """The vault holds as much as its quota lets it; `fix` names the command that raises it."""
+
+
 class ConflictError(RefusedError):
     """The named thing exists already, or is in a state that forbids the change."""
 

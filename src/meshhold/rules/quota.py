@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 NEARLY_FULL: Final = 0.9
 """From this share of a quota on people are warned: late enough to be rare, early enough to act."""
@@ -17,6 +17,13 @@ class Quota:
     objects: int | None = None
 
 
+class Lack(NamedTuple):
+    """What there is no room for: the limit's name, `bytes` or `objects`, and a sentence with the figures."""
+
+    limit: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """A quota and what is used of it."""
@@ -25,17 +32,17 @@ class Room:
     bytes: int
     objects: int
 
-    def lacks(self, more_bytes: int, more_objects: int) -> str:
-        """Return what a write of so much more would exceed, in words; `""` if it fits.
+    def lacks(self, more_bytes: int, more_objects: int) -> Lack | None:
+        """Return what a write of so much more would exceed; None if it fits.
 
         What makes a vault smaller, or leaves it as large, always fits: also in one that is over its quota.
         """
         quota = self.quota
         if quota.bytes is not None and more_bytes > 0 and self.bytes + more_bytes > quota.bytes:
-            return f"{self.bytes} of {quota.bytes} bytes are used and {more_bytes} more are asked for"
+            return Lack("bytes", f"{self.bytes} of {quota.bytes} bytes are used, and {more_bytes} more are asked for")
         if quota.objects is not None and more_objects > 0 and self.objects + more_objects > quota.objects:
-            return f"{self.objects} of {quota.objects} objects are there"
-        return ""
+            return Lack("objects", f"{self.objects} of {quota.objects} objects are there")
+        return None
 
     @property
     def share(self) -> float:
