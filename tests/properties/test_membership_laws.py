@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 from hypothesis import given
@@ -33,6 +34,7 @@ from meshhold.membership.messages import (
     size_bytes,
 )
 from meshhold.membership.roster import beats, merge
+from meshhold.membership.rumors import TAKEN_MAX, Rumors
 from meshhold.membership.settings import Settings
 
 numbers = st.integers(0, 5)
@@ -126,6 +128,28 @@ def test_a_message_with_one_value_replaced_is_taken_or_refused_by_name(message: 
         decode(raw)
     except ProtocolError as error:
         assert error.message.startswith("a membership message has")  # noqa: PT017 # not raising is fine too
+
+
+@given(st.lists(rumors, max_size=30), st.integers(100, 3000), st.integers(1, 6))
+def test_each_rumor_that_fits_is_told_so_often_and_no_message_is_too_large(
+    told: list[Rumor], room: int, sends_max: int
+) -> None:
+    """Whatever waits: the bound holds, both kinds come on, and all ends."""
+    waiting = Rumors()
+    for rumor in told:
+        waiting.add(rumor)
+    last = {rumor.ident if isinstance(rumor, News) else rumor.node: rumor for rumor in told}
+    times: Counter[Rumor] = Counter()
+    while taken := waiting.take(room, sends_max):
+        assert sum(map(size_bytes, taken)) <= room
+        assert len(set(taken)) == len(taken) <= TAKEN_MAX
+        times.update(taken)
+        assert max(times.values()) <= sends_max
+    assert set(times) <= set(last.values())
+    short = [rumor for rumor in last.values() if 2 * size_bytes(rumor) <= room]
+    if len(short) == len(last):
+        assert all(times[rumor] == sends_max for rumor in short)
+        assert len(waiting) == 0
 
 
 def listener(seed: int = 1) -> Membership:

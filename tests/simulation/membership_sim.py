@@ -22,6 +22,7 @@ from tests.simulation.membership_world import PAUSE_S, RUN_S, World, node_id
 
 from meshhold.membership.member import State
 from meshhold.membership.messages import Action, Changed, Deliver, News
+from meshhold.membership.settings import Settings
 
 SETTLE_S: Final = 5.0
 PATIENCE_S: Final = 240.0
@@ -126,9 +127,9 @@ def play_deaths(size: int, loss: float, seed: int, rounds: int) -> list[str]:
     ]
 
 
-def play_news(size: int, loss: float, seed: int, rounds: int) -> list[str]:
+def play_news(size: int, loss: float, seed: int, rounds: int, settings: Settings | None = None) -> list[str]:
     """Tell one node something; see when everybody knows."""
-    world = World(size, seed, loss=loss)
+    world = World(size, seed, loss=loss, settings=settings)
     world.boot_all_acquainted()
     heard = Outcome()
     reached = 0

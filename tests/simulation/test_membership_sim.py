@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.simulation.membership_sim import (
     Seen,
@@ -18,6 +20,7 @@ from tests.simulation.membership_world import World
 
 from meshhold.membership.member import State
 from meshhold.membership.messages import Action, Changed
+from meshhold.membership.settings import Settings
 
 
 def test_twenty_nodes_notice_a_death_in_time_and_all_know_within_ten_seconds() -> None:
@@ -35,6 +38,29 @@ def test_news_reach_twenty_nodes_within_three_seconds() -> None:
     _, worst, reached = play_news(20, 0.05, seed=7, rounds=3)
     assert float(worst) < 3
     assert reached == "100.0000%"
+
+
+def test_news_reach_everybody_while_accusations_fill_every_message() -> None:
+    """As at 2,000 nodes with a fifth lost: more is said about members than messages hold, and yet all get the news."""
+    settings = replace(Settings(), gossip_size_bytes_max=900, piggyback_size_bytes_max=300, relays=1, repeats=1)
+    _, worst, reached = play_news(60, 0.2, seed=7, rounds=2, settings=settings)
+    assert float(worst) < 3
+    assert reached == "100.0000%"
+
+
+def test_few_healthy_nodes_are_suspected_where_a_fifth_of_all_messages_is_lost() -> None:
+    """Each of 12 nodes begins two probes in a second, of which one in 104 fails for lost messages alone."""
+    world = World(12, seed=7, loss=0.2)
+    world.boot_all_acquainted()
+    suspected: set[tuple[str, int]] = set()
+
+    def watch(_now_s: float, _number: int, action: Action) -> None:
+        if isinstance(action, Changed) and action.now is State.SUSPECT:
+            suspected.add((action.member.node, action.member.incarnation))
+
+    world.watch = watch
+    world.run(30)
+    assert 0 < len(suspected) < 20
 
 
 def test_idle_traffic_is_small_and_does_not_grow_with_the_mesh() -> None:

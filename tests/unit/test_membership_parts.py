@@ -11,9 +11,9 @@ from tests.simulation.membership_world import member_of, node_id, sign_as
 from meshhold.membership.awareness import Awareness
 from meshhold.membership.detector import ProbeOrder
 from meshhold.membership.member import State
-from meshhold.membership.messages import NEWS_SIZE_BYTES_MAX, News, Suspect, size_bytes
+from meshhold.membership.messages import NEWS_SIZE_BYTES_MAX, RUMORS_MAX, News, Suspect, size_bytes
 from meshhold.membership.roster import Entry, Roster
-from meshhold.membership.rumors import Rumors
+from meshhold.membership.rumors import TAKEN_MAX, Rumors
 from meshhold.membership.settings import Settings
 from meshhold.membership.suspicion import Suspicion
 from meshhold.model.ids import NodeId
@@ -94,6 +94,60 @@ def test_rumors_about_one_member_replace_each_other() -> None:
     rumors.add(member_of(1, 5))
     rumors.add(Suspect(node_id(1), 5, (node_id(2),)))
     assert rumors.take(10_000, 8) == (Suspect(node_id(1), 5, (node_id(2),)),)
+
+
+def accusation(number: int) -> Suspect:
+    return Suspect(node_id(number), 5, (node_id(number + 1),))
+
+
+def test_news_are_told_though_newer_accusations_never_end() -> None:
+    """A mesh that loses many messages accuses more than its messages hold; each accusation is newer than the news."""
+    rumors = Rumors()
+    rumors.add(news(1))
+    found = []
+    for turn in range(20):
+        for number in range(10):
+            rumors.add(accusation(10 * turn + number))
+        taken = rumors.take(1024, 8)
+        found.append(news(1) in taken)
+        assert any(isinstance(each, Suspect) for each in taken)
+    assert found == [True] * 8 + [False] * 12
+
+
+def test_an_accusation_is_told_though_newer_news_never_end() -> None:
+    rumors = Rumors()
+    rumors.add(accusation(1))
+    found = []
+    for turn in range(10):
+        for number in range(20):
+            rumors.add(news(20 * turn + number, 40))
+        found.append(accusation(1) in rumors.take(1024, 8))
+    assert found == [True] * 8 + [False] * 2
+
+
+def test_room_that_one_kind_of_rumor_does_not_need_is_the_others() -> None:
+    rumors = Rumors()
+    for number in range(40):
+        rumors.add(news(number))
+    alone = len(rumors.take(1024, 8))
+    assert alone == 1024 // size_bytes(news(0))
+    rumors.add(accusation(1))
+    assert len(rumors.take(1024, 8)) == alone // 2 + 1
+    few = Rumors()
+    few.add(news(1))
+    for number in range(40):
+        few.add(accusation(number))
+    assert len(few.take(1024, 8)) == 1 + (1024 - size_bytes(news(1))) // size_bytes(accusation(1))
+
+
+def test_both_kinds_of_rumors_together_leave_places_in_a_message() -> None:
+    rumors = Rumors()
+    for number in range(RUMORS_MAX):
+        rumors.add(news(number))
+        rumors.add(accusation(number))
+    taken = rumors.take(10**6, 8)
+    assert len(taken) == TAKEN_MAX
+    assert sum(isinstance(each, Suspect) for each in taken) == TAKEN_MAX // 2
 
 
 def test_rumors_are_bounded_and_those_most_sent_give_way() -> None:

@@ -58,6 +58,39 @@ def test_probe_answered_to_a_relay_leaves_the_member_alive() -> None:
     assert lab.state(1) is State.ALIVE
 
 
+def pings_to(lab: Lab, number: int, seconds: float) -> list[tuple[float, int]]:
+    """Return when the next probe of that member pinged it, counted from its first ping, and with which numbers."""
+    found: list[tuple[float, int]] = []
+    start_s = lab.now_s
+    while lab.now_s < start_s + seconds:
+        for to, message in sent(lab.wait(0.05, answering=range(2, 6)), Ping):
+            if to == node_id(number) and isinstance(message, Ping):
+                found.append((lab.now_s, message.seq))
+    return [(round(when_s - found[0][0], 2), seq) for when_s, seq in found if seq == found[0][1]]
+
+
+def test_probe_that_is_late_is_repeated_under_its_number_until_it_ends() -> None:
+    [(_, seq), *others] = pings_to(Lab(range(1, 6)), 1, 3.0)
+    assert others == [(0.5, seq), (0.75, seq)]
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_probe_answered_at_its_repetition_accuses_nobody_and_measures_nothing(repeat: int) -> None:
+    """Which ping the answer is to is unknown, and so is the round trip (Karn's rule)."""
+    lab = Lab(range(1, 6))
+    seen: dict[int, int] = {}
+    for _ in range(600):
+        for to, message in sent(lab.wait(0.05, answering=range(2, 6)), Ping):
+            if to == node_id(1) and isinstance(message, Ping):
+                seen[message.seq] = seen.get(message.seq, 0) + 1
+                if seen[message.seq] == repeat + 1:
+                    lab.get(Ack(message.seq), sender=1)
+        assert lab.state(1) is State.ALIVE
+    assert set(list(seen.values())[:-2]) == {repeat + 1}, "an answer ends the probe; the last ones are under way"
+    assert lab.it.rtt_s(node_id(1)) is None
+    assert lab.it.rtt_s(node_id(2)) == 0
+
+
 def test_probe_answered_by_a_stranger_counts_for_nothing() -> None:
     lab = Lab([1, 2])
     for _ in range(30):
@@ -225,6 +258,16 @@ def test_news_are_delivered_once_and_repeated() -> None:
     assert Deliver(news, node_id(1)) in lab.hear(news, sender=1)
     assert lab.hear(news, sender=2) == []
     assert any(news in told_to([action], 2) for action in lab.wait(1))
+
+
+def test_news_are_in_every_gossip_though_a_hundred_accusations_wait() -> None:
+    lab = Lab(range(1, 120))
+    lab.it.spread(news := News("registry", bytes(16), bytes(300)), lab.now_s)
+    lab.hear(*(suspect(number) for number in range(1, 101)))
+    told = [message for _, message in sent(lab.wait(0.5, answering=range(1, 120)), Gossip)]
+    assert len(told) >= 6
+    assert all(news in message.rumors for message in told if isinstance(message, Gossip))
+    assert all(len(message.rumors) > 10 for message in told if isinstance(message, Gossip))
 
 
 def test_news_reach_suspects_too() -> None:
