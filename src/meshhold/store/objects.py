@@ -24,6 +24,7 @@ from meshhold.sealing.content import Content, PartRow, open_content, seal_conten
 from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
 from meshhold.store.directory import Bucket
 from meshhold.store.gates import Gates
+from meshhold.store.quotas import Quotas, check_room
 from meshhold.store.renewal import Renewal
 
 METADATA_SIZE_MAX: Final = (
@@ -52,6 +53,7 @@ class Objects:
         self._reader = reader
         self._renewal = renewal
         self.gates = gates
+        self.quotas = Quotas(registers)
         self._now_ms = now_ms
 
     async def put(
@@ -108,11 +110,15 @@ class Objects:
     ) -> ObjectVersion:
         """Make a version whose chunks are durable the current one, if the condition holds at that moment.
 
-        Errors: what the condition raises; `UnavailableError` for a condition in a vault that takes none.
+        Errors: what the condition raises; `UnavailableError` for a condition in a vault that takes none;
+        `QuotaExceededError`.
         """
+        room = None if bucket.rules.quota is None else await self.quotas.room(bucket)
 
         def decide(current: Value | None) -> Change:
             condition.check(current)
+            if room is not None:
+                check_room(room, bucket, current, version.size)
             return Write(version)
 
         with self.gates.writing(bucket.id):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import Checksums, ObjectVersion
 from meshhold.model.grant import Permission
+from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
@@ -37,8 +38,12 @@ async def copy_object(door: Door, request: Request) -> Response:
             "object's metadata, storage class, website redirect location or encryption attributes.",
         )
     condition = write_condition(request.headers)
+    if bucket.rules.quota is not None:
+        await door.objects.quotas.admit(bucket, request.key, source.size)
     version = await door.objects.copy(source_bucket, source_key, source, bucket, request.key, metadata, condition)
-    return _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
+    response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
+    response.headers += expiration_headers(bucket, request.key, version)
+    return response
 
 
 def _check_tagging_directive(request: Request) -> None:
@@ -56,6 +61,8 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     source_bucket, source_key, source = await _find_source(door, request)
     chosen = parse_copy_range(request.header(b"x-amz-copy-source-range"), source.size)
     start, stop = (0, source.size) if chosen is None else (chosen[0], chosen[1] + 1)
+    if bucket.rules.quota is not None:
+        await door.objects.quotas.admit_part(bucket, upload_id, stop - start)
     digests = PartDigests(upload)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
         part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import ObjectVersion
 from meshhold.model.grant import Permission
+from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
@@ -30,6 +31,8 @@ async def get_object(door: Door, request: Request) -> Response:
     if unchanged is not None:
         return unchanged
     status, headers, start, stop = _select(request, version)
+    if bucket.rules.lifecycle is not None and not request.query.has("versionId"):
+        headers += expiration_headers(bucket, request.key, version)
 
     async def stream(sink: Sink) -> None:
         await door.objects.send(bucket, request.key, version, start, stop, sink)

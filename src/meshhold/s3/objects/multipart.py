@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from meshhold.model.entry import Checksums, Upload
+from meshhold.s3.buckets.lifecycle import abort_headers, expiration_headers
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
@@ -41,7 +42,7 @@ async def create_upload(door: Door, request: Request) -> Response:
     if algorithm:
         response.headers.append((b"x-amz-checksum-algorithm", algorithm.encode()))
         response.headers.append((b"x-amz-checksum-type", kind.encode()))
-    response.headers += encryption_headers(request)
+    response.headers += encryption_headers(request) + abort_headers(bucket, request.key, upload.initiated_ms)
     return response
 
 
@@ -90,6 +91,8 @@ async def upload_part(door: Door, request: Request) -> Response:
             f"actual checksum Type: {said.lower()}",
         )
     body = open_body(request, door.settings, algorithm=upload.checksum)
+    if bucket.rules.quota is not None:
+        await door.objects.quotas.admit_part(bucket, upload_id, body.length)
     part = await door.uploads.put_part(bucket, request.key, upload_id, number, body)
     headers: Headers = [(b"etag", b'"%b"' % part.etag.encode())]
     sums = checksum_headers(part.checksums)[: len(part.checksums.values)]  # a part's checksum has no type
@@ -116,7 +119,9 @@ async def complete_upload(door: Door, request: Request) -> Response:
     inner += "".join(tag(f"Checksum{name}", value) for name, value in sums.values.items())
     if sums.values:
         inner += tag("ChecksumType", sums.kind)
-    return xml_response(document("CompleteMultipartUploadResult", inner))
+    response = xml_response(document("CompleteMultipartUploadResult", inner))
+    response.headers += expiration_headers(bucket, request.key, done.version)
+    return response
 
 
 def _combine(request: Request) -> Combine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshhold.model.entry import Checksums
+from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
 from meshhold.s3.syntax.body import open_body
@@ -17,9 +18,12 @@ async def put_object(door: Door, request: Request) -> Response:
     check_options(request, public=door.is_public(bucket))
     condition = write_condition(request.headers)
     body = open_body(request, door.settings)
+    if bucket.rules.quota is not None:
+        await door.objects.quotas.admit(bucket, request.key, body.length)
     metadata = Metadata(stored_headers(request), user_metadata(request))
     version = await door.objects.put(bucket, request.key, body, metadata, condition)
     headers: Headers = [(b"etag", b'"%b"' % version.etag.encode())]
+    headers += expiration_headers(bucket, request.key, version)
     return Response(200, headers + checksum_headers(version.checksums) + encryption_headers(request))
 
 
