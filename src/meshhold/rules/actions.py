@@ -1,10 +1,11 @@
-"""Which permission of a grant lets a key do an action of S3? Knows no key and no bucket.
+"""Which permission of a grant lets a key do an action of S3, and to what is it done? Knows no key and no bucket.
 
 Actions have the names that S3's policies use. Source: Service Authorization Reference, "Actions for Amazon S3".
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from meshhold.model.grant import Permission
@@ -66,3 +67,34 @@ ACTIONS: Final[dict[str, Permission]] = {
     "s3:DeleteBucket": Permission.WRITE,
 }
 """What a grant must hold for each action. Whoever may write may delete; who sets rules for all needs `own`."""
+
+_OF_OBJECTS: Final = re.compile(
+    r"s3:(?:(?:Get|Put|Delete)Object(?:Version)?(?:Attributes|Tagging|Acl|Retention|LegalHold)?"
+    r"|ListMultipartUploadParts|AbortMultipartUpload|BypassGovernanceRetention)"
+)
+OBJECT_ACTIONS: Final = frozenset(filter(_OF_OBJECTS.fullmatch, ACTIONS))
+"""Actions on one object; the others are on a bucket."""
+
+LIST_ACTIONS: Final = frozenset({"s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"})
+"""Actions on the part of a bucket whose keys begin with the request's prefix."""
+
+ANYBODY_ACTIONS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:ListBucketVersions"})
+"""What a grant to `anonymous` can allow: what S3's ACL permission READ for everybody does."""
+
+OWNER_ACTIONS: Final = frozenset({"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"})
+"""What a key that owns the bucket may do whatever its policy denies, so that nobody locks everybody out."""
+
+UNOFFERED: Final = frozenset(
+    f"s3:{name}"
+    for name in (
+        "GetAccelerateConfiguration", "GetAnalyticsConfiguration",
+        "GetBucketLogging", "GetBucketNotification", "GetBucketRequestPayment", "GetIntelligentTieringConfiguration",
+        "GetInventoryConfiguration", "GetMetricsConfiguration", "GetObjectTorrent", "GetObjectVersionForReplication",
+        "GetObjectVersionTorrent", "GetReplicationConfiguration", "InitiateReplication", "ReplicateDelete",
+        "PutAccelerateConfiguration", "PutAnalyticsConfiguration", "PutBucketLogging", "PutBucketNotification",
+        "PutBucketRequestPayment", "PutIntelligentTieringConfiguration", "PutInventoryConfiguration",
+        "PutMetricsConfiguration", "PutReplicationConfiguration", "ReplicateObject", "ReplicateTags",
+        "RestoreObject",
+    )
+)  # fmt: skip
+"""Actions of S3 that nobody can do here: a policy may name them, and they allow and deny nothing."""

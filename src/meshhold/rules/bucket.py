@@ -11,6 +11,8 @@ from meshhold.rules.cors import CorsRule, pack_cors, unpack_cors
 from meshhold.rules.encryption import BY_DEFAULT, Encryption, unpack_encryption
 from meshhold.rules.lifecycle import Lifecycle, pack_lifecycle, unpack_lifecycle
 from meshhold.rules.lock import NO_LOCK, BucketLock, unpack_bucket_lock
+from meshhold.rules.policy import Policy, pack_policy, unpack_policy
+from meshhold.rules.public_access import Ownership, PublicAccessBlock, unpack_block
 from meshhold.rules.quota import Quota, pack_quota, unpack_quota
 from meshhold.rules.tags import BUCKET_TAGS_MAX, unpack_tags
 from meshhold.rules.versioning import Versioning
@@ -26,6 +28,9 @@ class Aspect(StrEnum):
     TAGS = "tags"
     LOCK = "lock"
     ENCRYPTION = "encryption"
+    POLICY = "policy"
+    BLOCK = "block"
+    OWNERSHIP = "ownership"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,9 @@ class BucketRules:
     tags: dict[str, str] = field(default_factory=dict)
     lock: BucketLock = NO_LOCK
     encryption: Encryption = BY_DEFAULT
+    policy: Policy | None = None
+    block: PublicAccessBlock | None = None
+    ownership: Ownership = Ownership.UNSET
 
     def __post_init__(self) -> None:
         if self.lock.enabled:
@@ -70,6 +78,12 @@ def pack_rule(aspect: Aspect, rules: BucketRules) -> Any:
             return rules.lock.pack()
         case Aspect.ENCRYPTION:
             return rules.encryption.bucket_key
+        case Aspect.POLICY:
+            return None if rules.policy is None else pack_policy(rules.policy)
+        case Aspect.BLOCK:
+            return None if rules.block is None else rules.block.pack()
+        case Aspect.OWNERSHIP:
+            return str(rules.ownership)
 
 
 def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
@@ -95,5 +109,11 @@ def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
                 return replace(rules, lock=unpack_bucket_lock(packed))
             case Aspect.ENCRYPTION:
                 return replace(rules, encryption=unpack_encryption(packed))
+            case Aspect.POLICY:
+                return replace(rules, policy=unpack_policy(packed))
+            case Aspect.BLOCK:
+                return replace(rules, block=unpack_block(packed))
+            case Aspect.OWNERSHIP:
+                return replace(rules, ownership=Ownership(packed))
     except Exception as error:  # whatever a hostile value makes of unpacking
         raise UnknownFormatError(f"the bucket's {aspect} cannot be read: {type(error).__name__}") from error
