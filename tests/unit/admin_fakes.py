@@ -37,6 +37,8 @@ class VaultView:
     index_pinned: bool = False
     votes: bool = True
     snapshot_ms: int | None = None
+    quota_bytes: int | None = None
+    quota_objects: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,16 @@ class FakeNode:
 
     async def set_factor(self, ref: str, replication_factor: int) -> VaultView:
         found = replace(self._find(ref), replication_factor=replication_factor)
+        self.vaults[found.id] = found
+        return found
+
+    async def set_quota(self, ref: str, most_bytes: int | None, most_objects: int | None) -> VaultView:
+        found = self._find(ref)
+        found = replace(
+            found,
+            quota_bytes=found.quota_bytes if most_bytes is None else most_bytes or None,
+            quota_objects=found.quota_objects if most_objects is None else most_objects or None,
+        )
         self.vaults[found.id] = found
         return found
 

@@ -39,6 +39,7 @@ TEXT_LENGTH_MAX: Final = 1024
 EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation for longer is one that does not expire
 WINDOW_S_MAX: Final = 30 * 86_400  # a key that was rotated because it leaked must not be taken for months
 CAPACITY_MAX: Final = 2**60  # as in the configuration
+QUOTA_OBJECTS_MAX: Final = 10**12  # beyond every index
 NODES_MAX: Final = 64  # that come or go in one plan
 LABEL_LENGTH_MAX: Final = 64  # same, for name and zone
 _REQUIRED: Final = object()
@@ -326,22 +327,23 @@ def _index_calls(vaults: Vaults, members: Members) -> dict[str, _Call]:
         nodes, consistency, factor = (args[name] for name in ("index_replicas", "consistency", "replication_factor"))
         if consistency is not None and consistency not in set(Mode):
             raise InvalidError(f"consistency {consistency!r} is not known", f"use {' or '.join(Mode)}")
-        if nodes is None and consistency is None and factor is None:
-            raise InvalidError(
-                "vault.set: nothing to set",
-                "give index_replicas, consistency or replication_factor",
-            )
+        if all(args[name] is None for name in changes):
+            raise InvalidError("vault.set: nothing to set", f"give {', '.join(changes)}")
         vault = (await vaults.view(args["vault"])).id
         if nodes is not None or consistency is not None:
             await members.set_index(vault, nodes, consistency)
         if factor is not None:
             await vaults.set_factor(vault, factor)
+        if args["quota_bytes"] is not None or args["quota_objects"] is not None:
+            await vaults.set_quota(vault, args["quota_bytes"], args["quota_objects"])
         return await vaults.view(vault)
 
     changes = {
         "index_replicas": _Argument(list, None, REPLICAS_MAX),
         "consistency": _OPTIONAL_TEXT,
         "replication_factor": _Argument(int, None, FACTOR_MAX, 1),
+        "quota_bytes": _Argument(int, None, CAPACITY_MAX),
+        "quota_objects": _Argument(int, None, QUOTA_OBJECTS_MAX),
     }
     return {
         "vault.replicas": _Call(replicas, {"vault": _TEXT}),

@@ -32,6 +32,9 @@ class Vaults(Protocol):
     async def set_factor(self, ref: str, replication_factor: int, /) -> Any:
         """Change on how many machines chunks are kept; return the vault's view."""
 
+    async def set_quota(self, ref: str, most_bytes: int | None, most_objects: int | None, /) -> Any:
+        """Change how much it may hold: None leaves a limit as it is, 0 takes it away; return the vault's view."""
+
 
 class Access(Protocol):
     """Access keys and what they may do. A secret leaves it once, in the answer of `add_key`."""

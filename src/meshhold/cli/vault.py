@@ -15,6 +15,7 @@ from meshhold.cli.output import (
     size_text,
     time_text,
 )
+from meshhold.cli.quota import quota_fields
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.vault_check import check, repair
 from meshhold.cli.vault_conflicts import conflicts
@@ -96,6 +97,7 @@ def _fields(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("copies", found["replication_factor"]),
         ("objects", _count_text(found["objects"])),
         ("size", _size_text(found["bytes"])),
+        *quota_fields(found),
         ("snapshot", _snapshot_text(found["snapshot_ms"])),
     ]
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, printable, table_lines
+from meshhold.cli.output import SHORT_LENGTH, print_fields, printable, table_lines
+from meshhold.cli.quota import quota_fields, read_count, read_limit
 from meshhold.cli.session import Session, client_options
 from meshhold.errors import CallRefusedError
 
@@ -30,6 +31,10 @@ _AUTO: Final = "auto"
     "--consistency", type=click.Choice((LINEARIZABLE, AVAILABLE)), help="What holds while machines are apart."
 )
 @click.option("--replication-factor", type=click.IntRange(1, 16), help="On how many machines each chunk is to be kept.")
+@click.option(
+    "--quota-bytes", metavar="SIZE", callback=read_limit, help="How much it may hold, such as 500GiB, or none."
+)
+@click.option("--quota-objects", metavar="N", callback=read_count, help="How many objects it may hold, or none.")
 @client_options
 @click.pass_obj
 def set_vault(
@@ -38,17 +43,30 @@ def set_vault(
     index_replicas: str | None,
     consistency: str | None,
     replication_factor: int | None,
+    quota_bytes: int | None,
+    quota_objects: int | None,
 ) -> None:
-    """Change who keeps a vault's index, its consistency, or how many copies it has."""
-    if index_replicas is None and consistency is None and replication_factor is None:
-        raise click.UsageError("nothing to set; use --index-replicas, --consistency or --replication-factor")
-    changes: dict[str, Any] = {"consistency": consistency, "replication_factor": replication_factor}
+    """Change who keeps a vault's index, its consistency, how many copies it has, or how much it may hold."""
+    changes: dict[str, Any] = {
+        "consistency": consistency,
+        "replication_factor": replication_factor,
+        "quota_bytes": quota_bytes,
+        "quota_objects": quota_objects,
+    }
+    if index_replicas is None and all(value is None for value in changes.values()):
+        raise click.UsageError(
+            "nothing to set; use --index-replicas, --consistency, --replication-factor, --quota-bytes or "
+            "--quota-objects"
+        )
     if index_replicas is not None:
         changes["index_replicas"] = [name.strip() for name in index_replicas.split(",")]
     found = session.call("vault.set", {"vault": vault_ref} | changes)
 
     def people() -> None:
         print(printable(f"vault {found['name']} ({found['id'][:SHORT_LENGTH]}): {found['replication_factor']} copies"))
+        limits = quota_fields(found)
+        if limits:
+            print_fields(limits)
         print("\n".join(index_lines(ask_index(session, found["id"]), vault_ref)))
 
     session.show(found, people)

@@ -17,6 +17,9 @@ class Quota:
     objects: int | None = None
 
 
+NO_QUOTA: Final = Quota()
+
+
 class Lack(NamedTuple):
     """What there is no room for: the limit's name, `bytes` or `objects`, and a sentence with the figures."""
 

@@ -31,6 +31,8 @@ from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.bucket import Aspect
 from meshhold.rules.lock import NO_LOCK, BucketLock
+from meshhold.rules.quota import NO_QUOTA, Quota
+from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
 
@@ -67,6 +69,8 @@ class VaultView:
     votes: bool
     snapshot_ms: int | None = None
     alias_conflict: str = ""
+    quota_bytes: int | None = None
+    quota_objects: int | None = None
 
 
 class Vaults:
@@ -84,6 +88,7 @@ class Vaults:
         self._run_blocking = run_blocking
         self._gates = gates
         self._changes = trio.Lock()
+        self._rules = BucketRulesKeeper(directory)
         self._dropped: set[VaultId] = set()
 
     async def create(
@@ -197,6 +202,18 @@ class Vaults:
                 await self._directory.write(changed)
         return await self.view(bucket.id)
 
+    async def set_quota(self, reference: str, most_bytes: int | None, most_objects: int | None) -> VaultView:
+        """Change how much the vault may hold: None leaves a limit as it is, 0 takes it away."""
+        async with self._changes:
+            bucket = self.find(reference)
+            earlier = bucket.rules.quota or NO_QUOTA
+            quota = Quota(
+                earlier.bytes if most_bytes is None else most_bytes or None,
+                earlier.objects if most_objects is None else most_objects or None,
+            )
+            await self._rules.set(bucket, Aspect.QUOTA, None if quota == NO_QUOTA else quota)
+        return await self.view(bucket.id)
+
     async def delete(self, reference: str, *, force: bool = False, with_uploads: bool = False) -> None:
         """Delete the vault, its grants and its alias; its objects and chunks go with it.
 
@@ -290,6 +307,7 @@ class Vaults:
         votes = not is_keeper or seats.votes(bucket.id)
         if not votes:
             counts = None  # of what has come back so far
+        quota = bucket.rules.quota or NO_QUOTA
         return VaultView(
             id=bucket.id,
             name=bucket.name,
@@ -305,6 +323,8 @@ class Vaults:
             votes=votes,
             snapshot_ms=self._snapshot_ms(bucket.id),
             alias_conflict=self._directory.conflicts.get(bucket.id, ""),
+            quota_bytes=quota.bytes,
+            quota_objects=quota.objects,
         )
 
     def _snapshot_ms(self, vault: VaultId) -> int | None:
