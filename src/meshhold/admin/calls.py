@@ -183,7 +183,7 @@ def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
         return await vaults.view(args["vault"])
 
     async def delete(args: dict[str, Any], _progress: Progress) -> Any:
-        await vaults.delete(args["vault"], force=args["force"])
+        await vaults.delete(args["vault"], force=args["force"], break_locks=args["break_locks"])
 
     async def set_alias(args: dict[str, Any], _progress: Progress) -> Any:
         return await vaults.set_alias(args["vault"], args["alias"])
@@ -192,7 +192,7 @@ def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
         "vault.create": _Call(create, {"name": _TEXT, "replication_factor": _Argument(int, 3)}),
         "vault.list": _Call(views, {}),
         "vault.show": _Call(show, {"vault": _TEXT}),
-        "vault.delete": _Call(delete, {"vault": _TEXT, "force": _FLAG}),
+        "vault.delete": _Call(delete, {"vault": _TEXT, "force": _FLAG, "break_locks": _FLAG}),
         "vault.alias": _Call(set_alias, {"vault": _TEXT, "alias": _TEXT}),
     }
 

@@ -35,6 +35,7 @@ from meshhold.store.drains import Drains
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
 from meshhold.store.listing import Listing
+from meshhold.store.lock_clock import LockClock
 from meshhold.store.members import Members
 from meshhold.store.objects import Objects
 from meshhold.store.recovery import IndexNews, Recovery
@@ -121,10 +122,11 @@ def _assemble(base: Foundation) -> Node:
     registers, writer, reader = keeping.registers, chunk_keeping.writer, chunk_keeping.reader
     fellowship = chunk_keeping.fellowship
     gates = Gates()
-    vaults = Vaults(directory, registers, base.chunks, base.run_blocking, gates)
+    locks = LockClock(now_ms)
+    vaults = Vaults(directory, registers, base.chunks, base.run_blocking, gates, locks.now_ms)
     access = Access(directory, vaults)
     renewal = Renewal(base.chunks, reader, base.run_blocking, copies=chunk_keeping.copies)
-    objects = Objects(registers, writer, reader, renewal, gates, now_ms)
+    objects = Objects(registers, writer, reader, renewal, gates, now_ms, locks.now_ms)
     uploads = Uploads(registers, writer, objects, base.clock, now_ms)
     snapshots, collector = _make_collection(base, renewal)
     roll_call = RollCall(nodes, registers.replica)

@@ -47,6 +47,7 @@ class Objects:
         renewal: Renewal,
         gates: Gates,
         now_ms: Callable[[], int],
+        lock_now_ms: Callable[[], int] | None = None,
     ) -> None:
         self._registers = registers
         self._writer = writer
@@ -55,6 +56,7 @@ class Objects:
         self.gates = gates
         self.quotas = Quotas(registers)
         self._now_ms = now_ms
+        self.lock_now_ms = lock_now_ms or now_ms
 
     async def put(
         self, bucket: Bucket, key: bytes, body: Body, metadata: Metadata, condition: WriteCondition = ALWAYS

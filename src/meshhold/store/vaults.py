@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,20 +18,21 @@ from meshhold.errors import (
     BucketNotEmptyError,
     ConflictError,
     InvalidError,
+    LockedError,
     NoMajorityError,
     NoSuchBucketError,
     NoSuchVaultError,
 )
 from meshhold.index.contract import Counts
 from meshhold.model.configuration import Configuration, Mode
-from meshhold.model.entry import Space
+from meshhold.model.entry import Lock, ObjectVersion, Space, describe_key
 from meshhold.model.ids import AccessKeyId, VaultId, check_bucket_name, short_id
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.shape import FACTOR_MAX
 from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.bucket import Aspect
-from meshhold.rules.lock import NO_LOCK, BucketLock
+from meshhold.rules.lock import NO_LOCK, BucketLock, check_removal
 from meshhold.rules.quota import NO_QUOTA, Quota
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import TRUSTED, Bucket, Directory
@@ -80,13 +82,20 @@ class Vaults:
     """
 
     def __init__(
-        self, directory: Directory, registers: Registers, chunks: ChunkStore, run_blocking: RunBlocking, gates: Gates
+        self,
+        directory: Directory,
+        registers: Registers,
+        chunks: ChunkStore,
+        run_blocking: RunBlocking,
+        gates: Gates,
+        lock_now_ms: Callable[[], int] | None = None,
     ) -> None:
         self._directory = directory
         self._registers = registers
         self._chunks = chunks
         self._run_blocking = run_blocking
         self._gates = gates
+        self._lock_now_ms = lock_now_ms or directory.now_ms
         self._changes = trio.Lock()
         self._rules = BucketRulesKeeper(directory)
         self._dropped: set[VaultId] = set()
@@ -214,11 +223,14 @@ class Vaults:
             await self._rules.set(bucket, Aspect.QUOTA, None if quota == NO_QUOTA else quota)
         return await self.view(bucket.id)
 
-    async def delete(self, reference: str, *, force: bool = False, with_uploads: bool = False) -> None:
+    async def delete(
+        self, reference: str, *, force: bool = False, with_uploads: bool = False, break_locks: bool = False
+    ) -> None:
         """Delete the vault, its grants and its alias; its objects and chunks go with it.
 
         `with_uploads`: unfinished uploads are no reason to keep it, as S3's DeleteBucket sees it.
-        Errors: `BucketNotEmptyError` while it holds objects or uploads, unless `force`.
+        Errors: `BucketNotEmptyError` while it holds objects or uploads, unless `force`; `LockedError` while compliance
+        or a legal hold keeps a version, unless `break_locks`: governance gives way to who operates the machine.
         """
         async with self._changes:
             bucket = self.find(reference)
@@ -228,6 +240,8 @@ class Vaults:
                         f"vault {bucket.name!r} holds objects{'' if with_uploads else ' or unfinished uploads'}",
                         "delete them, or use --force",
                     )
+                if bucket.rules.lock.enabled and not break_locks:
+                    await self._check_locks(bucket)
                 await self._directory.write(*self._deletions(bucket))
                 await self._drop(bucket.id)
 
@@ -281,6 +295,25 @@ class Vaults:
             after = page[-1][0]
             await trio.lowlevel.checkpoint()
         return False
+
+    async def _check_locks(self, bucket: Bucket) -> None:
+        for space in (Space.OBJECTS, Space.VERSIONS):
+            after = b""
+            while page := await self._registers.scan(bucket.id, space, after, b"", _PAGE):
+                for key, entry in page:
+                    if isinstance(entry.value, ObjectVersion) and entry.value.extras.lock is not None:
+                        self._check_lock(bucket, describe_key(space, key), entry.value.extras.lock)
+                after = page[-1][0]
+                await trio.lowlevel.checkpoint()
+
+    def _check_lock(self, bucket: Bucket, name: str, lock: Lock) -> None:
+        try:
+            check_removal(lock, self._lock_now_ms(), may_bypass=True)
+        except LockedError as error:
+            raise LockedError(
+                f"vault {bucket.name!r} holds locked versions, such as {name}: {error.message}",
+                "wait, or delete it in spite of them with --force --break-locks",
+            ) from error
 
     def _check_alias(self, alias: str, vault: VaultId) -> None:
         check_bucket_name(alias)
