@@ -62,13 +62,7 @@ class S3App(Application):
         region = self.settings.region
         claim = parse_claim(head, self._now_s(), region)
         if claim is not None:
-            secret = self._door.access.secret(AccessKeyId(claim.access_key_id))
-            if secret is None:
-                raise S3Error(
-                    "InvalidAccessKeyId",
-                    "The AWS Access Key Id you provided does not exist in our records. See `meshhold s3-key list`.",
-                    fields={"AWSAccessKeyId": claim.access_key_id},
-                )
+            secret = self._door.secret(claim.access_key_id)
             request.signing_key = self._signing_keys.get(claim.access_key_id, secret, claim.scope_date, claim.region)
             verify(claim, head, request.signing_key, scope["server"][1] if scope["server"] else None)
             request.claim = claim

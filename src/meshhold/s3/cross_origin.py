@@ -22,7 +22,7 @@ _VARY: Final = (b"vary", b"Origin, Access-Control-Request-Headers, Access-Contro
 """A cache must not hand one origin's answer to another: said by every answer of a bucket that has rules."""
 _METHOD: Final = b"access-control-request-method"
 _HEADERS: Final = b"access-control-request-headers"
-_ASKED_MAX: Final = 256  # names of headers in one question; pages send a handful, each is compared with each pattern
+_ASKED_MAX: Final = 64  # names of headers in one question: pages send a handful; each is compared with each pattern
 
 
 def preflight(door: Door, scope: dict[str, Any]) -> Response:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshhold.model.grant import Permission
-from meshhold.model.ids import ANONYMOUS
+from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.rules.actions import ACTIONS
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
@@ -56,6 +56,17 @@ class Door:
     def is_public(self, bucket: Bucket) -> bool:
         """Tell whether anybody may read the bucket's objects without a signature."""
         return self.access.may(ANONYMOUS, bucket, Permission.READ)
+
+    def secret(self, access_key_id: str) -> str:
+        """Return the secret that a signature must prove. Errors: `InvalidAccessKeyId`."""
+        secret = self.access.secret(AccessKeyId(access_key_id))
+        if secret is None:
+            raise S3Error(
+                "InvalidAccessKeyId",
+                "The AWS Access Key Id you provided does not exist in our records. See `meshhold s3-key list`.",
+                fields={"AWSAccessKeyId": access_key_id},
+            )
+        return secret
 
     def allow(self, request: Request, action: str) -> Bucket:
         """Return the request's bucket if its sender may do `action`, one of `rules.actions`, to what it names.

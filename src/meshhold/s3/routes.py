@@ -15,7 +15,7 @@ from meshhold.s3.buckets import tagging as bucket_tagging
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response
-from meshhold.s3.objects import copies, deletes, gets, listings, multipart, puts
+from meshhold.s3.objects import copies, deletes, gets, listings, multipart, posts, puts
 
 Handler = Callable[[Door, Request], Awaitable[Response]]
 
@@ -51,6 +51,7 @@ _BUCKET: Final[dict[tuple[str, str], Handler]] = {
     ("GET", "versioning"): buckets.get_versioning,
     ("GET", "versions"): listings.list_versions,
     ("GET", "uploads"): multipart.list_uploads,
+    ("POST", ""): posts.post_object,
     ("POST", "delete"): deletes.delete_objects,
     ("PUT", "cors"): cors.put_cors,
     ("GET", "cors"): cors.get_cors,

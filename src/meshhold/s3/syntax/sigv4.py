@@ -144,7 +144,7 @@ def _header_claim(head: Head, raw: bytes, now_s: float, region: str | None) -> C
     parts = found["Credential"].rsplit("/", 4)
     if len(parts) != 5 or not parts[0]:
         _malformed(f"the Credential is mal-formed; expecting {_SHAPE}.")
-    flaw = _scope_flaw(parts, region)
+    flaw = scope_flaw(parts, region)
     if flaw:
         _malformed(flaw, {"Region": region} if region else None)
     headers = head.by_name()
@@ -191,7 +191,7 @@ def _header_date(headers: dict[bytes, bytes]) -> tuple[str, float]:
     """Return the signing time as it is signed, and as seconds since 1970."""
     stamp = headers.get(b"x-amz-date") or headers.get(b"date") or b""
     text = stamp.decode("latin-1").strip()
-    signed_s = _epoch(text)
+    signed_s = parse_timestamp(text)
     if signed_s is not None:
         return text, signed_s
     try:
@@ -233,11 +233,11 @@ def _query_claim(head: Head, query: Query, now_s: float, region: str | None) -> 
         _refuse_query(
             f"Error parsing the X-Amz-Credential parameter; the Credential is mal-formed; expecting {_SHAPE}."
         )
-    flaw = _scope_flaw(parts, region)
+    flaw = scope_flaw(parts, region)
     if flaw:
         _refuse_query(f"Error parsing the X-Amz-Credential parameter; {flaw}", {"Region": region} if region else None)
     timestamp = found["Date"]
-    signed_s = _epoch(timestamp)
+    signed_s = parse_timestamp(timestamp)
     if signed_s is None:
         _refuse_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
     if parts[1] != timestamp[:8]:
@@ -284,7 +284,7 @@ def _check_lifetime(signed_s: float, expires_s: int, now_s: float) -> None:
 # -- both -----------------------------------------------------------------------------------------------------------
 
 
-def _scope_flaw(parts: list[str], region: str | None) -> str:
+def scope_flaw(parts: list[str], region: str | None) -> str:
     """Return what is wrong with `[id, date, region, service, terminal]`, or `""`."""
     _, date, given, service, terminal = parts
     if terminal != "aws4_request":
@@ -335,7 +335,7 @@ def _check_signed(head: Head, signed: tuple[str, ...]) -> None:
         )
 
 
-def _epoch(text: str) -> float | None:
+def parse_timestamp(text: str) -> float | None:
     """Return the seconds since 1970 of `YYYYMMDDTHHMMSSZ`, or None for any other text."""
     if len(text) != 16 or text[8] != "T" or text[15] != "Z" or not text.isascii():
         return None
