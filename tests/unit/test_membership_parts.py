@@ -65,7 +65,7 @@ def test_suspicion_grows_with_the_logarithm_of_the_mesh(members: int, seconds: f
     assert Settings().suspicion_min_s(members) == pytest.approx(seconds, abs=0.001)
 
 
-@pytest.mark.parametrize(("members", "sends"), [(1, 2), (5, 6), (20, 10), (100, 14), (2000, 22)])
+@pytest.mark.parametrize(("members", "sends"), [(1, 8), (5, 12), (20, 16), (100, 20), (2000, 28)])
 def test_rumors_are_repeated_with_the_logarithm_of_the_mesh(members: int, sends: int) -> None:
     assert Settings().sends_max(members) == sends
 

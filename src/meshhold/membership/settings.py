@@ -37,7 +37,10 @@ class Settings:
     awareness_max: int = 8
     """A node that doubts its own health slows its probes down by at most this factor."""
     rumor_factor: int = 2
-    """Each node sends a rumor λ·⌈log2(n+1)⌉ times; with 2 and no loss, one in some 10,000 is missed by anybody."""
+    rumor_spare: int = 6
+    """Each node sends a rumor k = λ·⌈log2(n+1)⌉ + spare times, to members drawn anew each time. Where a part p of all
+    messages is lost, n·e^(-k·(1 - p)) of all rumors miss somebody: λ keeps that from growing with the mesh, and the
+    spare makes it one in 10,000 and less at p = 0.2; without it, one in 150 at 20 nodes. Costs nothing in silence."""
     gossip_interval_s: float = 0.2
     """While there are rumors they do not wait for the next probe. Costs nothing when there are none."""
     gossip_fanout: int = 3
@@ -73,5 +76,5 @@ class Settings:
         return self.suspicion_factor * max(1.0, math.log10(max(1, members))) * self.probe_interval_s
 
     def sends_max(self, members: int) -> int:
-        """Return how often one node repeats a rumor: λ·⌈log2(n+1)⌉."""
-        return self.rumor_factor * math.ceil(math.log2(members + 1))
+        """Return how often one node tells a rumor: λ·⌈log2(n+1)⌉ + spare."""
+        return self.rumor_factor * math.ceil(math.log2(members + 1)) + self.rumor_spare
