@@ -16,6 +16,7 @@ from meshhold.rules.public_access import Ownership, PublicAccessBlock, unpack_bl
 from meshhold.rules.quota import Quota, pack_quota, unpack_quota
 from meshhold.rules.tags import BUCKET_TAGS_MAX, unpack_tags
 from meshhold.rules.versioning import Versioning
+from meshhold.rules.website import Website, pack_website, unpack_website
 
 
 class Aspect(StrEnum):
@@ -23,6 +24,7 @@ class Aspect(StrEnum):
 
     VERSIONING = "versioning"
     CORS = "cors"
+    WEBSITE = "website"
     LIFECYCLE = "lifecycle"
     QUOTA = "quota"
     TAGS = "tags"
@@ -42,6 +44,7 @@ class BucketRules:
 
     versioning: Versioning = Versioning.NEVER
     cors: tuple[CorsRule, ...] = ()
+    website: Website | None = None
     lifecycle: Lifecycle | None = None
     quota: Quota | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -68,6 +71,8 @@ def pack_rule(aspect: Aspect, rules: BucketRules) -> Any:
             return str(rules.versioning)
         case Aspect.CORS:
             return pack_cors(rules.cors)
+        case Aspect.WEBSITE:
+            return None if rules.website is None else pack_website(rules.website)
         case Aspect.LIFECYCLE:
             return None if rules.lifecycle is None else pack_lifecycle(rules.lifecycle)
         case Aspect.QUOTA:
@@ -99,6 +104,8 @@ def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
                 return replace(rules, versioning=Versioning(packed))
             case Aspect.CORS:
                 return replace(rules, cors=unpack_cors(packed))
+            case Aspect.WEBSITE:
+                return replace(rules, website=unpack_website(packed))
             case Aspect.LIFECYCLE:
                 return replace(rules, lifecycle=unpack_lifecycle(packed))
             case Aspect.QUOTA:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from meshhold.s3.buckets import buckets, cors, encryption, lifecycle
+from meshhold.s3.buckets import buckets, cors, encryption, lifecycle, website
 from meshhold.s3.buckets import locks as bucket_locks
 from meshhold.s3.buckets import tagging as bucket_tagging
 from meshhold.s3.door import Door
@@ -53,6 +53,9 @@ _BUCKET: Final[dict[tuple[str, str], Handler]] = {
     ("GET", "uploads"): multipart.list_uploads,
     ("POST", ""): posts.post_object,
     ("POST", "delete"): deletes.delete_objects,
+    ("PUT", "website"): website.put_website,
+    ("GET", "website"): website.get_website,
+    ("DELETE", "website"): website.delete_website,
     ("PUT", "cors"): cors.put_cors,
     ("GET", "cors"): cors.get_cors,
     ("DELETE", "cors"): cors.delete_cors,
