@@ -60,7 +60,7 @@ class Side:
 
     def send(self, size_max: int = 1 << 30, now_s: float = 0.0) -> int:
         """Put what waits on its way; return how many frames."""
-        contents = self._reader.feed(b"".join(self.session.next_frames(size_max, now_s)))
+        contents = [bytes(each) for each in self._reader.feed(b"".join(self.session.next_frames(size_max, now_s)))]
         self.on_its_way.extend(contents)
         return len(contents)
 

@@ -7,17 +7,20 @@ stream once a link would notice, as TCP does.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Final, Protocol
 
 import trio
 
-from meshhold.errors import IncompleteBodyError, MeshHoldError, PeerUnreachableError, TooLargeError
+from meshhold.errors import CallTimeoutError, IncompleteBodyError, MeshHoldError, PeerUnreachableError, TooLargeError
 from meshhold.model.ids import NodeId
 from meshhold.peering.dispatch import refusal_of
+from meshhold.peering.streams import Patience
 from meshhold.wire.events import Failure
 
 WINDOW_BYTES: Final = 256 * 1024
 """Bytes that are under way in one direction, or wait there to be received."""
+PIECE_BYTES: Final = 64 * 1024
 _LEFT: Final = Failure("ClosedError", "the other side has closed the stream")
 
 
@@ -60,23 +63,28 @@ class Stream:
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(
+        self, data: bytes | bytearray | memoryview, patience: Patience | None = None, *, is_last: bool = False
+    ) -> None:
         """Send everything; returns when it is on its way. A cancellation breaks the stream off."""
         self._check(self._sent_eof)
         way = self.other.incoming
+        rest = bytes(data)
         try:
             await trio.lowlevel.checkpoint()
-            while way.held >= WINDOW_BYTES:
-                await way.changed.wait()
-                self._check(self._sent_eof)
-        except trio.Cancelled:
+            while rest:
+                while way.held >= WINDOW_BYTES:
+                    await self._wait(way, patience)
+                    self._check(self._sent_eof)
+                piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
+                way.held += len(piece)
+                way.under_way.append(piece)
+                way.wake()
+        except (trio.Cancelled, CallTimeoutError):
             self.close_now(_LEFT)
             raise
-        piece = bytes(data)
-        if piece:
-            way.held += len(piece)
-            way.under_way.append(piece)
-            way.wake()
+        if is_last:
+            self._end_sending()
 
     def send_soon(self, data: bytes | bytearray | memoryview) -> int:
         """Take all of `data` if nothing else waits to be sent, else nothing; return how many bytes."""
@@ -93,10 +101,23 @@ class Stream:
         """Tell the peer that nothing more comes. Idempotent."""
         if not self._sent_eof:
             self._check()
-            self._sent_eof = True
-            self.other.incoming.under_way.append(None)
-            self.other.incoming.wake()
+            self._end_sending()
         await trio.lowlevel.checkpoint()
+
+    def _end_sending(self) -> None:
+        self._sent_eof = True
+        self.other.incoming.under_way.append(None)
+        self.other.incoming.wake()
+
+    async def _wait(self, way: _Way, patience: Patience | None) -> None:
+        """Wait until something changes on a way: each change moves bytes."""
+        due_s = inf if patience is None else patience.begin(0)
+        while True:
+            with trio.CancelScope(deadline=due_s) as scope:
+                await way.changed.wait()
+            if patience is None or not scope.cancelled_caught:
+                return
+            due_s = patience.look(0, self.peer)
 
     def _check(self, ended: bool = False) -> None:
         if self._closed or ended:
@@ -106,7 +127,7 @@ class Stream:
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None, patience: Patience | None = None) -> bytes:
         """Wait for bytes and return 1 to `max_bytes` of them, `b""` at the end."""
         way = self.incoming
         await trio.lowlevel.checkpoint()
@@ -114,7 +135,7 @@ class Stream:
             if way.ended:
                 return b""
             self._check()
-            await way.changed.wait()
+            await self._wait(way, patience)
         piece = way.arrived.popleft()
         if max_bytes is not None and len(piece) > max_bytes:
             way.arrived.appendleft(piece[max_bytes:])
@@ -123,9 +144,9 @@ class Stream:
         way.wake()
         return piece
 
-    async def receive_piece(self) -> memoryview:
+    async def receive_piece(self, patience: Patience | None = None) -> memoryview:
         """Wait for bytes and return what came in one piece; empty at the end."""
-        return memoryview(await self.receive_some())
+        return memoryview(await self.receive_some(patience=patience))
 
     async def receive_exactly(self, size: int) -> bytes:
         """Return the next `size` bytes. Errors: `IncompleteBodyError` if the stream ends before."""
@@ -138,10 +159,10 @@ class Stream:
             missing -= len(part)
         return b"".join(parts)
 
-    async def receive_all(self, size_max: int) -> bytes:
+    async def receive_all(self, size_max: int, patience: Patience | None = None) -> bytes:
         """Return everything up to the end. Errors: `TooLargeError` beyond `size_max` bytes."""
         parts, size = [], 0
-        while part := await self.receive_some():
+        while part := await self.receive_some(patience=patience):
             parts.append(part)
             size += len(part)
             if size > size_max:

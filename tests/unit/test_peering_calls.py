@@ -24,7 +24,7 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import NodeId
 from meshhold.peering.settings import Settings
-from meshhold.peering.streams import PeerStream
+from meshhold.peering.streams import Patience, PeerStream
 from meshhold.transport.memory import MemoryNetwork
 from meshhold.wire.limits import Limits
 
@@ -332,6 +332,87 @@ class TestStreams:
             await stream.send_eof()
             assert await stream.receive_all(0) == b""
         assert taken == Limits().stream_window + 1000
+
+    async def test_all_of_a_stream_comes_through_many_windows_and_wakes_its_reader_once(
+        self, pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = pair
+        wakes = 0
+        wake = PeerStream._wake_receiver
+
+        def count(stream: PeerStream) -> None:
+            nonlocal wakes
+            wakes += stream.peer == b.node_id
+            wake(stream)
+
+        async def flood(_peer: NodeId, _body: Any, stream: PeerStream) -> None:
+            await stream.send_all(b"begun")
+            await b.gate.wait()
+            await stream.send_all(bytes(5 * Limits().stream_window), is_last=True)
+
+        b.dispatch.on_stream("flood/1", flood)
+        async with a.peering.open_stream(b.node_id, "flood/1", None, timeout_s=1) as stream:
+            assert await stream.receive_some(2) == b"be"
+            monkeypatch.setattr(PeerStream, "_wake_receiver", count)
+            b.gate.set()
+            whole = await stream.receive_all(6 * Limits().stream_window)
+        assert whole == b"gun" + bytes(5 * Limits().stream_window)
+        assert wakes <= 2  # at its end, and at its closing
+
+    async def test_a_piece_that_is_the_last_ends_its_direction(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        async with a.peering.open_stream(b.node_id, "back/1", None, timeout_s=1) as stream:
+            await stream.send_all(b"all", is_last=True)
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.send_all(b"more")
+            assert await stream.receive_all(3) == b"all"
+        async with a.peering.open_stream(b.node_id, "back/1", None, timeout_s=1) as stream:
+            await stream.send_all(b"", is_last=True)
+            assert await stream.receive_all(0) == b""
+
+    @pytest.mark.parametrize(("pause_s", "total_s", "why"), [(2, 100, None), (9, 100, "stood still"), (2, 15, "long")])
+    async def test_patience_ends_for_who_waits_for_bytes(
+        self, pair: tuple[Node, Node], pause_s: float, total_s: float, why: str | None
+    ) -> None:
+        a, b = pair
+
+        async def drip(_peer: NodeId, _body: Any, stream: PeerStream) -> None:
+            for _ in range(10):
+                await trio.sleep(pause_s)
+                await stream.send_all(b"x")
+            await stream.send_eof()
+
+        b.dispatch.on_stream("drip/1", drip)
+        async with a.peering.open_stream(b.node_id, "drip/1", None, timeout_s=1) as stream:
+            if why is None:
+                assert await stream.receive_all(10, Patience(4, total_s)) == b"x" * 10
+                return
+            with pytest.raises(CallTimeoutError, match=why):
+                await stream.receive_all(10, Patience(4, total_s))
+
+    @pytest.mark.parametrize(("pause_s", "why"), [(2, None), (9, "stood still")])
+    async def test_patience_ends_for_who_waits_for_room(
+        self, pair: tuple[Node, Node], pause_s: float, why: str | None
+    ) -> None:
+        a, b = pair
+        window = Limits().stream_window
+
+        async def sip(_peer: NodeId, _body: Any, stream: PeerStream) -> None:
+            for _ in range(8):
+                await trio.sleep(pause_s)
+                await stream.receive_exactly(window // 2)
+            await stream.send_eof()
+
+        b.dispatch.on_stream("sip/1", sip)
+        async with a.peering.open_stream(b.node_id, "sip/1", None, timeout_s=1) as stream:
+            if why is None:
+                await stream.send_all(bytes(4 * window), Patience(4, 100))
+                assert await stream.receive_all(0) == b""
+                return
+            with pytest.raises(CallTimeoutError, match=why):
+                await stream.send_all(bytes(4 * window), Patience(4, 100))
+            with pytest.raises(trio.ClosedResourceError):  # what arrived of it is not known
+                await stream.send_all(b"x")
 
     async def test_the_handlers_refusal_reaches_who_reads_and_who_sends(self, pair: tuple[Node, Node]) -> None:
         a, b = pair

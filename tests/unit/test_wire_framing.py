@@ -19,6 +19,13 @@ def test_frames_come_out_whole_however_the_stream_is_cut(piece: int) -> None:
     assert not reader.mid_frame
 
 
+def test_a_large_frame_is_not_copied_and_a_small_one_keeps_no_large_buffer_alive() -> None:
+    frames = FrameReader().feed(STREAM)
+    assert [type(frame) for frame in frames] == [bytes, bytes, memoryview, bytes]
+    assert isinstance(frames[2], memoryview)
+    assert frames[2].obj == STREAM
+
+
 def test_a_frame_is_its_length_in_two_bytes_and_its_content() -> None:
     assert encode_frame(b"abc") == b"\x00\x03abc"
 

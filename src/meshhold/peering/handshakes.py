@@ -37,9 +37,9 @@ async def shake_hands(stream: ByteStream, handshake: Handshake, timeout_s: float
                     raise HandshakeRefusedError("remote", "the peer closed the connection", fix)
                 for frame in reader.feed(data):
                     if handshake.done:
-                        early.append(frame)
+                        early.append(bytes(frame))
                     else:
-                        handshake.receive(frame)
+                        handshake.receive(bytes(frame))
     except trio.TooSlowError as error:
         raise HandshakeRefusedError("remote", f"not finished within {timeout_s:g} s") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -31,7 +31,7 @@ from meshhold.peering.streams import PeerStream
 from meshhold.peering.turns import Turns
 from meshhold.transport.contract import ByteStream
 from meshhold.wire import events
-from meshhold.wire.framing import FrameReader
+from meshhold.wire.framing import Frame, FrameReader
 from meshhold.wire.session import Session
 
 BATCH_SIZE: Final = 128 * 1024
@@ -111,7 +111,7 @@ class Link:
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
         self._rest: bytes | memoryview = b""
-        self._frames: deque[bytes] = deque()  # read, not taken yet
+        self._frames: deque[Frame] = deque()  # read, not taken yet
         self._writing = True  # until the writer runs; then: the writer is at work, nobody else sends
         self._corked = False  # frames are being taken: one send follows them
         self._writer: trio.lowlevel.Task | None = None
@@ -348,10 +348,7 @@ class Link:
         """Send what could not be sent at once, and what more there is meanwhile."""
         while True:
             if self._rest:
-                rest, self._rest = self._rest, b""
-                with trio.fail_after(STALL_S_MAX):
-                    await self._stream.send_all(rest)
-                self._bytes_out += len(rest)
+                await self._send_rest()
             frames = self._next_frames()
             if frames:
                 self._rest = b"".join(frames)
@@ -360,6 +357,16 @@ class Link:
             self._end_in_order()
             self._writer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
+
+    async def _send_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        sent = self._stream.send_soon(rest)
+        if sent == len(rest):  # others come between, but nothing is waited for
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.fail_after(STALL_S_MAX):
+                await self._stream.send_all(memoryview(rest)[sent:])
+        self._bytes_out += len(rest)
 
     def _abort_writer(self, _raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
         self._writer = None

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final, Protocol
 
 import trio
 
-from meshhold.errors import IncompleteBodyError, MeshHoldError, TooLargeError
-from meshhold.model.ids import NodeId
+from meshhold.errors import CallTimeoutError, IncompleteBodyError, MeshHoldError, TooLargeError
+from meshhold.model.ids import NodeId, short_id
 from meshhold.wire.events import Failure
 from meshhold.wire.session import Session
 
+_LOOKS: Final = 4
 _LEFT: Final = Failure("ClosedError", "the other side has closed the stream")
+
+
+class Patience:
+    """How long one transfer may take, on Trio's clock: bytes may stand still for `still_s`, and all take `total_s`.
+
+    Nobody is woken for each byte that moves: who waits looks `_LOOKS` times in `still_s`, so a little more may pass.
+    """
+
+    def __init__(self, still_s: float, total_s: float) -> None:
+        self._still_s = still_s
+        self._until_s = trio.current_time() + total_s
+        self._moved_s = 0.0
+        self._seen = 0
+
+    def begin(self, count: int) -> float:
+        """Begin to wait; `count` changes when bytes move. Return when to look again."""
+        self._seen, self._moved_s = count, trio.current_time()
+        return self._next_s(self._moved_s)
+
+    def look(self, count: int, peer: NodeId) -> float:
+        """Look whether bytes have moved; return when to look again. Errors: `CallTimeoutError`."""
+        now_s = trio.current_time()
+        if count != self._seen:
+            self._seen, self._moved_s = count, now_s
+        if now_s >= self._until_s:
+            raise CallTimeoutError(f"a transfer with node {short_id(peer)} took too long")
+        if now_s >= self._moved_s + self._still_s:
+            raise CallTimeoutError(f"a transfer with node {short_id(peer)} stood still for {self._still_s:g} s")
+        return self._next_s(now_s)
+
+    def _next_s(self, now_s: float) -> float:
+        return min(now_s + self._still_s / _LOOKS, self._until_s)
 
 
 class Carrier(Protocol):
@@ -35,7 +69,8 @@ class PeerStream:
     """A stream that a link carries. One task sends, one receives; `aclose` breaks off what has not ended.
 
     Errors of all methods: `PeerUnreachableError` once the link is lost, `CallRefusedError` with the peer's words once
-    it has broken the stream off, `trio.ClosedResourceError` after `aclose`, `trio.BusyResourceError`.
+    it has broken the stream off, `CallTimeoutError` where a `Patience` is given and ends, `trio.ClosedResourceError`
+    after `aclose`, `trio.BusyResourceError`.
     """
 
     def __init__(self, link: Carrier, number: int) -> None:
@@ -46,6 +81,9 @@ class PeerStream:
         self._number = number
         self._pieces: deque[memoryview] = deque()
         self._taken = 0  # bytes of the first piece that have been handed out
+        self._whole: list[memoryview] | None = None  # where pieces go while all of them are waited for
+        self._room = 0  # bytes that may still be added there
+        self._arrived = 0
         self._ended = False
         self._sent_eof = False
         self._closed = False
@@ -58,8 +96,17 @@ class PeerStream:
 
     def take_data(self, data: memoryview) -> None:
         """Keep what has arrived."""
-        self._pieces.append(data)
-        self._wake_receiver()
+        size = len(data)
+        self._arrived += size
+        if self._whole is None:
+            self._pieces.append(data)
+            self._wake_receiver()
+            return
+        self._whole.append(data)
+        self._link.session.consume(self._number, size)  # the link sends what this grants with all it has to send
+        self._room -= size
+        if self._room < 0:
+            self._wake_receiver()
 
     def take_end(self) -> None:
         """Learn that nothing more arrives."""
@@ -94,34 +141,58 @@ class PeerStream:
         self._queue(bytes(data))
         return len(data)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything; returns when it is on its way. A cancellation breaks the stream off."""
+    async def send_all(
+        self, data: bytes | bytearray | memoryview, patience: Patience | None = None, *, is_last: bool = False
+    ) -> None:
+        """Send everything; returns when it is on its way. A cancellation, or lost patience, breaks the stream off.
+
+        `is_last` ends this direction with it.
+        """
         self._check_sending()
         if self._sender is not None:
             raise trio.BusyResourceError("another task sends on this stream")
-        while self._sending:  # what `send_soon` took
-            await self._wait_drained()
-        if not data:
+        await self._wait_drained(patience)  # what `send_soon` took
+        if not (data or is_last):
             await trio.lowlevel.checkpoint()
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._queue(data)
+        self._queue(data, is_last=is_last)
         if not self._sending:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        while self._sending:
-            await self._wait_drained()
+        await self._wait_drained(patience)
         if self._error is not None:
             raise self._error
 
-    def _queue(self, data: bytes | bytearray | memoryview) -> None:
+    def _queue(self, data: bytes | bytearray | memoryview, *, is_last: bool = False) -> None:
         view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
         self._sending = bool(view) and self._link.session.send_data(self._number, view)
+        if is_last:
+            self._sent_eof = True
+            self._link.session.end_stream(self._number)
         self._link.flush()
 
-    async def _wait_drained(self) -> None:
+    async def _wait_drained(self, patience: Patience | None = None) -> None:
+        """Wait until nothing waits to be sent."""
+        if not self._sending:
+            return
+        session, number = self._link.session, self._number
+        due_s = inf if patience is None else patience.begin(session.unsent(number))
+        try:
+            while self._sending:
+                if patience is None:
+                    await self._wait_drain()
+                    continue
+                with trio.CancelScope(deadline=due_s) as scope:
+                    await self._wait_drain()
+                if scope.cancelled_caught:
+                    due_s = patience.look(session.unsent(number), self.peer)
+        except (trio.Cancelled, CallTimeoutError):
+            self._give_up(_LEFT)
+            raise
+
+    async def _wait_drain(self) -> None:
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
             self._sender = None
-            self._give_up(_LEFT)
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._sender = trio.lowlevel.current_task()
@@ -141,8 +212,7 @@ class PeerStream:
         """Tell the peer that nothing more comes. Idempotent."""
         if not self._sent_eof:
             self._check_sending()
-            while self._sending:
-                await self._wait_drained()
+            await self._wait_drained()
             self._sent_eof = True
             self._link.session.end_stream(self._number)
             self._link.flush()
@@ -150,9 +220,9 @@ class PeerStream:
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    async def receive_piece(self) -> memoryview:
+    async def receive_piece(self, patience: Patience | None = None) -> memoryview:
         """Wait for bytes and return what came in one frame, without copying it; empty at the end."""
-        return await self._take(None)
+        return await self._take(None, patience)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes and return 1 to `max_bytes` of them, `b""` at the end."""
@@ -169,27 +239,43 @@ class PeerStream:
             missing -= len(part)
         return b"".join(parts)
 
-    async def receive_all(self, size_max: int) -> bytes:
-        """Return everything up to the end. Errors: `TooLargeError` beyond `size_max` bytes."""
-        parts, size = [], 0
-        while part := await self._take(None):
-            parts.append(part)
-            size += len(part)
-            if size > size_max:
-                raise TooLargeError(f"a stream brings more than the {size_max} bytes that fit")
+    async def receive_all(self, size_max: int, patience: Patience | None = None) -> bytes:
+        """Return everything up to the end; what comes meanwhile wakes no task.
+
+        Errors: `TooLargeError` beyond `size_max` bytes.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_alone()
+        parts = self._whole = self._take_waiting()
+        self._room = size_max - sum(map(len, parts))
+        try:
+            while not (self._ended or self._room < 0):
+                self._check_receiving()
+                await self._wait_data(patience)
+        finally:
+            self._whole = None
+        if self._room < 0:
+            raise TooLargeError(f"a stream brings more than the {size_max} bytes that fit")
         return b"".join(parts)
 
-    async def _take(self, size_max: int | None) -> memoryview:
+    def _take_waiting(self) -> list[memoryview]:
+        """Return what has arrived and was not handed out, as used."""
+        parts: list[memoryview] = []
+        while self._pieces:
+            piece, begin = self._pieces.popleft(), self._taken
+            self._taken = 0
+            parts.append(piece[begin:])
+            self._consume(len(piece))
+        return parts
+
+    async def _take(self, size_max: int | None, patience: Patience | None = None) -> memoryview:
         # No pause while pieces are there: they run out after one window, and only a pause brings new ones.
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._pieces:
             if self._ended:
                 return memoryview(b"")
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise trio.ClosedResourceError("this stream is closed")
-            await self._wait_data()
+            self._check_receiving()
+            await self._wait_data(patience)
         piece, begin = self._pieces[0], self._taken
         end = len(piece) if size_max is None else min(len(piece), begin + size_max)
         self._taken = end
@@ -199,13 +285,35 @@ class PeerStream:
             self._consume(end)
         return piece[begin:end] if end - begin < len(piece) else piece
 
-    async def _wait_data(self) -> None:
+    def _check_receiving(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise trio.ClosedResourceError("this stream is closed")
+
+    def _check_alone(self) -> None:
+        if self._receiver is not None:
+            raise trio.BusyResourceError("another task receives on this stream")
+
+    async def _wait_data(self, patience: Patience | None) -> None:
+        """Wait until there is something to look at."""
+        self._check_alone()
+        if patience is None:
+            await self._wait_news()
+            return
+        due_s = patience.begin(self._arrived)
+        while True:
+            with trio.CancelScope(deadline=due_s) as scope:
+                await self._wait_news()
+            if not scope.cancelled_caught:
+                return
+            due_s = patience.look(self._arrived, self.peer)
+
+    async def _wait_news(self) -> None:
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
             self._receiver = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        if self._receiver is not None:
-            raise trio.BusyResourceError("another task receives on this stream")
         self._receiver = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 

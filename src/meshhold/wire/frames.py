@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from meshhold.errors import ProtocolError
 from meshhold.wire.events import Failure
-from meshhold.wire.limits import FAILURE_SIZE_MAX, NAME_LENGTH_MAX, SLICE_SIZE, Limits
+from meshhold.wire.limits import FAILURE_SIZE_MAX, NAME_LENGTH_MAX, Limits
 
 VERSION: Final = 1
 
@@ -73,7 +73,7 @@ INSTANCE_SIZE: Final = 8
 
 _CALLS_MIN: Final = 1
 _MESSAGE_MIN: Final = 4 * 1024
-_WINDOW_MIN: Final = SLICE_SIZE
+WINDOW_MIN: Final = 32 * 1024
 
 
 class Greeting(NamedTuple):
@@ -117,7 +117,7 @@ def parse_greeting(payload: memoryview) -> Greeting:
     greeting = Greeting(*fields)
     windows = min(greeting.stream_window, greeting.connection_window)
     counts = min(greeting.calls, greeting.streams)
-    if counts < _CALLS_MIN or greeting.message_size < _MESSAGE_MIN or windows < _WINDOW_MIN:
+    if counts < _CALLS_MIN or greeting.message_size < _MESSAGE_MIN or windows < WINDOW_MIN:
         raise ProtocolError("a GREETING allows less than any session needs")
     return greeting
 

@@ -21,8 +21,13 @@ def encode_frame(content: bytes) -> bytes:
     return len(content).to_bytes(FRAME_HEAD_SIZE, "big") + content
 
 
+Frame = bytes | memoryview
+_COPIED_MAX: Final = 4 * 1024
+"""A smaller frame is copied: that costs less than a view, and keeps no larger buffer alive."""
+
+
 class FrameReader:
-    """Cuts a stream into frames; holds at most one frame that is not whole yet, and copies each byte once or twice.
+    """Cuts a stream into frames; holds at most one frame that is not whole yet, and copies each byte once at most.
 
     `first_sizes_max` bounds the first frames one by one, `size_max` all later ones: so a stranger in the middle of a
     handshake cannot make this side hold more than a handshake message. After an error the reader is of no use.
@@ -40,8 +45,10 @@ class FrameReader:
         """A frame has begun and is not whole: a stream that ends now is cut short."""
         return self._high is not None or self._need > 0
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream; return the contents of the frames that they complete.
+
+        A large one may be a view of `data`.
 
         Errors: `ProtocolError` for a length of 0 or over the bound, as soon as the length is read.
         """
@@ -50,7 +57,7 @@ class FrameReader:
             length = data[0] << 8 | data[1]
             if length == size - FRAME_HEAD_SIZE and length <= self._size_max:
                 return [data[FRAME_HEAD_SIZE:]]  # the usual case where little is said: one whole frame
-        frames = []
+        frames: list[Frame] = []
         view = memoryview(data)
         while at < size:
             if not self._need:
@@ -60,7 +67,7 @@ class FrameReader:
                 at = self._read_length(data, at)
             need, body = self._need, self._body
             if not body and size - at >= need:
-                frames.append(data[at : at + need])
+                frames.append(view[at : at + need] if need > _COPIED_MAX else data[at : at + need])
                 at += need
                 self._need = 0
                 continue
@@ -68,7 +75,7 @@ class FrameReader:
             body += taken
             at += len(taken)
             if len(body) == need:
-                frames.append(bytes(body))
+                frames.append(memoryview(body) if need > _COPIED_MAX else bytes(body))
                 self._body = bytearray()
                 self._need = 0
         return frames

@@ -169,6 +169,10 @@ class Session:
         """
         return self._streams.send(stream, data)
 
+    def unsent(self, stream: int) -> int:
+        """Return how many bytes of a stream's piece are still to be sent."""
+        return self._streams.unsent(stream)
+
     def end_stream(self, stream: int) -> None:
         """Say that nothing more comes on a stream."""
         self._streams.end(stream)

@@ -144,6 +144,11 @@ class Streams:
             self.drained.append(number)
         return True
 
+    def unsent(self, number: int) -> int:
+        """Return how many bytes of the piece that was given to `send` wait."""
+        stream = self._open.get(number)
+        return 0 if stream is None or stream.data is None else len(stream.data) - stream.at
+
     def end(self, number: int) -> None:
         """Send nothing more after what waits."""
         stream = self._open.get(number)

@@ -19,10 +19,9 @@ class ByteBudget:
 
     async def take(self, amount: int) -> None:
         """Take bytes, once they are free. Cancelled while it waits, it has taken none; not waiting is no checkpoint."""
-        amount = min(amount, self.size)
-        if not self._waiting and amount <= self.free:
-            self.free -= amount
+        if self.take_now(amount):
             return
+        amount = min(amount, self.size)
         turn = (amount, trio.Event())
         self._waiting.append(turn)
         try:
@@ -34,6 +33,14 @@ class ByteBudget:
                 self._waiting.remove(turn)
                 self._serve()
             raise
+
+    def take_now(self, amount: int) -> bool:
+        """Take bytes if they are free and nobody waits; tell whether they are taken."""
+        amount = min(amount, self.size)
+        if self._waiting or amount > self.free:
+            return False
+        self.free -= amount
+        return True
 
     def give(self, amount: int) -> None:
         """Give bytes back that were taken by the same amount."""

@@ -6,8 +6,8 @@ Members of a vault, also those that are not trusted, exchange its chunks; only t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -136,23 +136,23 @@ class ChunkService:
     async def _take(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk, size = self._vault(peer, body), wire.chunk_of(body), wire.size_of(body, wire.SEALED_MAX)
         touched_s = wire.touched_of(body, self._now())
-        async with self._room_for(peer, size):
+        with self._room_for(peer, size):
             sealed = await receive_announced(stream, size)
             is_new = await self.local.take(vault, chunk, sealed, touched_s)
         await send_bytes(stream, bytes([is_new]))
 
     async def _give(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk = self._vault(peer, body), wire.chunk_of(body)
-        async with self._room_for(peer, await self.local.size(vault, chunk)):
+        with self._room_for(peer, await self.local.size(vault, chunk)):
             sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
             await send_bytes(stream, sealed)
 
-    @asynccontextmanager
-    async def _room_for(self, peer: NodeId, size: int) -> AsyncIterator[None]:
+    @contextmanager
+    def _room_for(self, peer: NodeId, size: int) -> Iterator[None]:
         """Hold memory for one chunk. Errors: `OverloadedError`."""
         room = self._rooms.setdefault(peer, ByteBudget(ROOM_PER_PEER_MAX))
         try:
-            async with held_now(room, size), held_now(self._room, size):
+            with held_now(room, size), held_now(self._room, size):
                 yield
         finally:
             if room.free == room.size:
