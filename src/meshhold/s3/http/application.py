@@ -18,6 +18,7 @@ from meshhold.s3.door import Settings
 from meshhold.s3.errors import S3Error, to_s3
 from meshhold.s3.exchange import Headers, Response
 from meshhold.s3.http.conversation import AsgiReceive, AsgiSend, ClientGoneError, Conversation
+from meshhold.s3.served import CLIENT_GONE, Recorder, Served
 from meshhold.s3.syntax.conditions import http_date
 
 _LOG: Final = logging.getLogger("meshhold.s3")
@@ -31,6 +32,7 @@ class Application(ABC):
     """A door's ASGI application, in the form in which hypercorn calls it.
 
     `host_id` names the node in answers; `on_fatal` is told of what must end the process, before it propagates.
+    `recorders` take note of each request when it has been served; none to begin with.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Application(ABC):
         self._host_id = host_id
         self._on_fatal = on_fatal
         self._now_s = now_s
+        self.recorders: tuple[Recorder, ...] = ()
         self._in_flight = 0
         self._ids = count(time.time_ns())
 
@@ -68,6 +71,7 @@ class Application(ABC):
         talk = Conversation(scope, receive, send, self.settings.stall_s)
         request_id = f"{next(self._ids):016X}"
         self._in_flight += 1
+        began_s = self._now_s()
         try:
             await self._serve(scope, talk, request_id)
         except ClientGoneError:
@@ -82,6 +86,31 @@ class Application(ABC):
             await self._refuse(scope, talk, error, request_id)
         finally:
             self._in_flight -= 1
+            if self.recorders:
+                self._record(scope, talk, request_id, began_s)
+
+    def _record(self, scope: dict[str, Any], talk: Conversation, request_id: str, began_s: float) -> None:
+        headers = dict(scope["headers"])
+        query = scope["query_string"]
+        served = Served(
+            at_s=began_s,
+            duration_s=max(0.0, self._now_s() - began_s),
+            remote=scope["client"][0] if scope["client"] else "",
+            method=scope["method"],
+            target=scope["raw_path"] + b"?" + query if query else scope["raw_path"],
+            version=scope["http_version"],
+            status=talk.status or CLIENT_GONE,
+            bytes_in=talk.received,
+            bytes_out=talk.sent,
+            referer=headers.get(b"referer", b""),
+            agent=headers.get(b"user-agent", b""),
+            request_id=request_id,
+            sender=talk.sender,
+            bucket=talk.bucket,
+            operation=talk.operation,
+        )
+        for record in self.recorders:
+            record(served)
 
     def _answer_headers(self, request_id: str) -> Headers:
         return [

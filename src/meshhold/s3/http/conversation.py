@@ -22,9 +22,16 @@ class ClientGoneError(Exception):
 
 
 class Conversation:
-    """One request's messages: reads within the stall deadline, writes, knows whether the client is there."""
+    """One request's messages: reads within the stall deadline, writes, knows whether the client is there.
 
-    __slots__ = ("_http", "_receive", "_send", "_stall_s", "_stream", "ended", "received", "stalled", "started")
+    `received` and `sent` are bytes of bodies, `status` is the answer's, 0 before it. `sender`, `bucket` and `operation`
+    are what the door found out, for whoever takes note of the request.
+    """
+
+    __slots__ = (
+        "_http", "_receive", "_send", "_stall_s", "_stream", "bucket", "ended", "operation", "received", "sender",
+        "sent", "stalled", "started", "status",
+    )  # fmt: skip
 
     def __init__(self, scope: dict[str, Any], receive: AsgiReceive, send: AsgiSend, stall_s: float) -> None:
         self._stream = scope["state"]["stream"]
@@ -36,6 +43,9 @@ class Conversation:
         self.received = 0
         self.stalled = False
         self.started = False
+        self.status = 0
+        self.sent = 0
+        self.sender = self.bucket = self.operation = ""
 
     async def receive(self) -> bytes:
         """Return the next piece of the body, `b""` at its end. Errors: `RequestTimeout` when nothing arrives."""
@@ -61,12 +71,14 @@ class Conversation:
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the answer's head; it leaves with the first bytes of the body."""
         self.started = True
+        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, piece: bytes, *, more: bool) -> None:
         """Send a piece of the answer's body, the last one with `more` False."""
         if self._stream.broken:
             raise ClientGoneError
+        self.sent += len(piece)
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def drain(self) -> None:
