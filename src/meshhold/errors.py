@@ -30,6 +30,10 @@ class DeniedError(RefusedError):
     """The caller may not do this."""
 
 
+class ExpiredKeyError(DeniedError):
+    """The time for which the access key was minted is over."""
+
+
 class NotFoundError(RefusedError):
     """The named thing does not exist."""
 
@@ -52,6 +56,23 @@ class NoSuchBucketError(NotFoundError):
 
 class NoSuchObjectError(NotFoundError):
     """No object has this key."""
+
+
+class DeleteMarkerError(NoSuchObjectError):
+    """The version that is asked for, `version` as S3 calls it, is a delete marker, made at `modified_ms` since 1970.
+
+    `is_named`: it was asked for by its id.
+    """
+
+    def __init__(self, message: str, version: str, modified_ms: int, *, is_named: bool) -> None:
+        super().__init__(message)
+        self.version = version
+        self.modified_ms = modified_ms
+        self.is_named = is_named
+
+
+class NoSuchVersionError(NotFoundError):
+    """The object has no version with this id."""
 
 
 class NoSuchUploadError(NotFoundError):

@@ -98,3 +98,10 @@ UNOFFERED: Final = frozenset(
     )
 )  # fmt: skip
 """Actions of S3 that nobody can do here: a policy may name them, and they allow and deny nothing."""
+
+OF_VERSIONS: Final = {
+    action: version
+    for action in OBJECT_ACTIONS
+    if (version := re.sub("Object", "ObjectVersion", action)) in OBJECT_ACTIONS and "Version" not in action
+}
+"""The action on a version that the request names, where S3 has one of its own."""

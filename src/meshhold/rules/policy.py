@@ -126,6 +126,12 @@ class Policy:
     document: str
     bucket: str
     statements: tuple[Statement, ...] = field(compare=False)
+    asks_for_tags: bool = field(init=False, compare=False, default=False)
+    """Whether some condition asks for the tags that an object has."""
+
+    def __post_init__(self) -> None:
+        keys = (condition.key for statement in self.statements for condition in statement.conditions)
+        object.__setattr__(self, "asks_for_tags", any(key.startswith(EXISTING_TAG) for key in keys))
 
     def judge(self, question: Question) -> Verdict:
         """Answer a question: a denial beats everything else."""
@@ -143,15 +149,6 @@ class Policy:
     def is_public(self) -> bool:
         """Tell whether it allows something to whoever asks."""
         return any(statement.is_public for statement in self.statements)
-
-    @property
-    def asks_for_tags(self) -> bool:
-        """Tell whether some condition asks for the tags that an object has."""
-        return any(
-            condition.key.startswith(EXISTING_TAG)
-            for statement in self.statements
-            for condition in statement.conditions
-        )
 
 
 # -- stored form ----------------------------------------------------------------------------------------------------

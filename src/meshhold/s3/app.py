@@ -14,6 +14,7 @@ from meshhold.s3.errors import S3Error, render_error
 from meshhold.s3.exchange import XML, Request, Response, encode_header
 from meshhold.s3.http.application import Application, check_framing
 from meshhold.s3.http.conversation import Conversation
+from meshhold.s3.operations import operation_name
 from meshhold.s3.routes import find_handler
 from meshhold.s3.syntax.query import decode_key
 from meshhold.s3.syntax.sigv4 import Head, SigningKeys, parse_claim, verify
@@ -39,7 +40,10 @@ class S3App(Application):
         if scope["method"] == "OPTIONS":
             return preflight(self._door, scope)
         request = self._admit(scope, talk)
+        talk.sender, talk.bucket = request.access_key, request.bucket_name
         handler = find_handler(request)
+        talk.operation = operation_name(handler)
+        await self._door.prepare(request)
         response = await handler(self._door, request)
         bucket = self._door.vaults.known_alias(request.bucket_name)
         if bucket is not None and bucket.rules.cors:  # after the handler: it may be the one that sets or deletes them
@@ -59,6 +63,7 @@ class S3App(Application):
         check_framing(raw_headers, head.by_name(), scope["http_version"])
         bucket, key = decode_key(head.raw_path)
         request = Request(head, bucket, key, talk.receive)
+        request.peer = scope["client"][0] if scope["client"] else ""
         region = self.settings.region
         claim = parse_claim(head, self._now_s(), region)
         if claim is not None:

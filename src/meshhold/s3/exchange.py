@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,10 +22,14 @@ XML: Final = (b"content-type", b"application/xml")
 class Request:
     """A request whose sender is known. `headers` maps lowercase names to values, repeated ones joined by `,`.
 
-    `receive` returns the next piece of the raw body, `b""` at its end.
+    `receive` returns the next piece of the raw body, `b""` at its end. `peer` is the address that connected, `""` if it
+    is not known; `existing_tags` those of the object, where a policy asks for them.
     """
 
-    __slots__ = ("access_key", "bucket_name", "claim", "head", "headers", "key", "query", "receive", "signing_key")
+    __slots__ = (
+        "access_key", "bucket_name", "claim", "existing_tags", "head", "headers", "key", "peer", "query", "receive",
+        "signing_key",
+    )  # fmt: skip
 
     def __init__(self, head: Head, bucket_name: str, key: bytes, receive: Receive) -> None:
         self.head = head
@@ -37,6 +41,8 @@ class Request:
         self.access_key: AccessKeyId = ANONYMOUS
         self.claim: Claim | None = None
         self.signing_key = b""
+        self.peer = ""
+        self.existing_tags: Mapping[str, str] | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value as text, or None."""

@@ -19,7 +19,7 @@ from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import IntegrityError, NoSuchVaultError
 from meshhold.model.configuration import Configuration, unpack_configuration
-from meshhold.model.grant import Permission
+from meshhold.model.grant import UNLIMITED, Limits, Permission, pack_limits, stricter, unpack_limits
 from meshhold.model.ids import ANONYMOUS, AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
 from meshhold.registry.record import Kind, Record, access_key_id, secret_commitment, sign_by_node, sign_by_vault
@@ -54,7 +54,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """An access key as its minting node knows it."""
+    """An access key as its minting node knows it. `may_publish`: it may let everybody read buckets that it owns."""
 
     id: AccessKeyId
     nonce: bytes
@@ -62,6 +62,8 @@ class KeyFacts:
     label: str
     created_ms: int
     create_buckets: bool
+    may_publish: bool = False
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class GrantFacts:
     permissions: Permission
     secret: str
     label: str
+    limits: Limits = UNLIMITED
 
 
 class Directory:
@@ -90,6 +93,7 @@ class Directory:
         self.keys: dict[AccessKeyId, KeyFacts] = {}
         self.grants: dict[tuple[AccessKeyId, VaultId], GrantFacts] = {}
         self.secrets: dict[AccessKeyId, str] = {}
+        self.limits: dict[AccessKeyId, Limits] = {}  # of the few keys that end, or only read
         self._unusable: set[bytes] = set()
         keeper.follow(self._open_all)
         self._open_all()
@@ -188,6 +192,7 @@ class Directory:
                 self.grants[grant.key, grant.vault] = grant
         self.secrets = {grant.key: grant.secret for grant in self.grants.values() if grant.secret}
         self.secrets.update({key.id: key.secret for key in self.keys.values()})
+        self.limits = self._limits()
 
     def _try(self, record: Record, open_record: Callable[[], _Opened]) -> _Opened | None:
         """Open a record, or leave it out and say so once: whoever has a vault's key may seal any nonsense with it."""
@@ -208,6 +213,15 @@ class Directory:
             return True
         minted = self._registry.get(Kind.KEY, grant.key)
         return minted is not None and minted.public.get("commitment") == secret_commitment(grant.key, grant.secret)
+
+    def _limits(self) -> dict[AccessKeyId, Limits]:
+        """Return the limits of keys: as their minting node knows them, of others the narrowest that grants tell."""
+        found: dict[AccessKeyId, Limits] = {}
+        for grant in self.grants.values():
+            if grant.limits.expires_ms or grant.limits.read_only:
+                found[grant.key] = stricter(grant.limits, found.get(grant.key, UNLIMITED))
+        found.update({key.id: key.limits for key in self.keys.values()})
+        return {key: limits for key, limits in found.items() if limits != UNLIMITED}
 
     def _open_vault(self, vault: VaultId, member: Record) -> Bucket | None:
         record = self._registry.get(Kind.VAULT, vault)
@@ -258,13 +272,19 @@ class Directory:
         if record.public.get("node") != self._identity.node_id:
             return None
         facts = msgpack.unpackb(self._identity.open_sealed(record.private))
+        limits, create_buckets = UNLIMITED, facts["create_buckets"]
+        if "limited" in facts:
+            limits, more = unpack_limits(facts["limited"], create_buckets=bool)
+            create_buckets = more["create_buckets"]
         return KeyFacts(
             id=AccessKeyId(record.key),
             nonce=record.public["nonce"],
             secret=facts["secret"],
             label=facts["label"],
             created_ms=facts["created_ms"],
-            create_buckets=facts["create_buckets"],
+            create_buckets=create_buckets,
+            may_publish=facts.get("may_publish") is True,
+            limits=limits,
         )
 
 
@@ -286,4 +306,37 @@ def _open_rule(record: Record, keys: VaultKeys, rules: BucketRules, aspect: Aspe
 def _open_grant(record: Record, bucket: Bucket) -> GrantFacts:
     facts = _open_private(record, bucket.keys, permissions=int, secret=str, label=str)
     key = AccessKeyId(record.key.split("/", 1)[0])
-    return GrantFacts(key, bucket.id, Permission(facts["permissions"]), facts["secret"], facts["label"])
+    limits, permissions = UNLIMITED, facts["permissions"]
+    if "limited" in facts:
+        limits, more = unpack_limits(facts["limited"], permissions=int)
+        permissions = more["permissions"]
+    return GrantFacts(key, bucket.id, Permission(permissions), facts["secret"], facts["label"], limits)
+
+
+def pack_grant(permissions: Permission, secret: str, label: str, limits: Limits) -> dict[str, Any]:
+    """Return what a grant's record seals: `_open_grant` undoes it.
+
+    A limited grant says `permissions` 0 where an older program looks for them: that lets nothing pass instead of all.
+    """
+    if limits == UNLIMITED:
+        return {"permissions": permissions.value, "secret": secret, "label": label}
+    limited = pack_limits(limits, permissions=permissions.value)
+    return {"permissions": 0, "secret": secret, "label": label, "limited": limited}
+
+
+def pack_key(facts: KeyFacts) -> dict[str, Any]:
+    """Return what a key's record seals: `Directory` undoes it.
+
+    For an older program a limited key creates no buckets.
+    """
+    packed: dict[str, Any] = {
+        "secret": facts.secret,
+        "label": facts.label,
+        "created_ms": facts.created_ms,
+        "create_buckets": facts.create_buckets and facts.limits == UNLIMITED,
+    }
+    if facts.may_publish:
+        packed["may_publish"] = True
+    if facts.limits != UNLIMITED:
+        packed["limited"] = pack_limits(facts.limits, create_buckets=facts.create_buckets)
+    return packed

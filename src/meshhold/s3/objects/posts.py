@@ -118,6 +118,7 @@ def _as_put(request: Request, fields: dict[str, str], access_key: AccessKeyId) -
     headers += [(name.encode(), _field_value(name, value)) for name, value in _header_fields(fields).items()]
     put = Request(Head("POST", request.head.raw_path, b"", headers), request.bucket_name, key, request.receive)
     put.access_key = access_key
+    put.peer = request.peer
     return put
 
 
