@@ -118,7 +118,8 @@ async def test_the_transfer_encoding_of_a_signer_is_not_kept(door: DoorUnderTest
     ("sent", "shown"),
     [
         ("plain", "plain"), ("", ""), ("  blanks around  ", "blanks around"), ("a  b", "a  b"),
-        ("grün € 🎈", "grün € 🎈"), ("=?UTF-8?B?w6Q=?=", "=?UTF-8?B?w6Q=?="),
+        ("Grüße von hier", "=?UTF-8?Q?Gr=C3=BC=C3=9Fe_von_hier?="), ("=?UTF-8?B?w6Q=?=", "=?UTF-8?B?w6Q=?="),
+        ("=?UTF-8?Q?plain?=", "plain"), ("=?UTF-8?Q?a=0D=0Ab?=", "=?UTF-8?Q?a=0D=0Ab?="),
         ('quotes " and , commas;', 'quotes " and , commas;'),
     ],
 )  # fmt: skip

@@ -43,7 +43,7 @@ def completion(parts: Sequence[tuple[object, str]]) -> bytes:
 ETAG: Final = '"900150983cd24fb0d6963f7d28e17f72"'
 COMPLETIONS: dict[str, tuple[int, str, bytes]] = {
     "parts in falling order": (400, "InvalidPartOrder", completion([(2, "TWO"), (1, "ONE")])),
-    "a part twice": (400, "InvalidPartOrder", completion([(1, "ONE"), (1, "ONE")])),
+    "a part after a later one": (400, "InvalidPartOrder", completion([(1, "ONE"), (2, "TWO"), (1, "ONE")])),
     "a part that was not sent": (400, "InvalidPart", completion([(1, "ONE"), (3, ETAG)])),
     "another ETag": (400, "InvalidPart", completion([(1, ETAG), (2, "TWO")])),
     "an ETag of no form": (400, "InvalidPart", completion([(1, "&lt;&gt;")])),

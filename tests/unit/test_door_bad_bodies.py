@@ -44,9 +44,9 @@ DIGESTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "md5 empty": (400, "InvalidDigest", {"Content-MD5": ""}),
     "md5 of no base64": (400, "InvalidDigest", {"Content-MD5": "!" * 24}),
     "crc32 of another body": (400, "BadDigest", {"x-amz-checksum-crc32": crc32(b"other")}),
-    "crc32 too long": (400, "InvalidRequest", {"x-amz-checksum-crc32": SHA256}),
-    "crc32 empty": (400, "InvalidRequest", {"x-amz-checksum-crc32": ""}),
-    "crc32 of no base64": (400, "InvalidRequest", {"x-amz-checksum-crc32": "????"}),
+    "crc32 too long": (400, "BadDigest", {"x-amz-checksum-crc32": SHA256}),
+    "crc32 empty": (400, "BadDigest", {"x-amz-checksum-crc32": ""}),
+    "crc32 of no base64": (400, "BadDigest", {"x-amz-checksum-crc32": "????"}),
     "crc32c wrong": (400, "BadDigest", {"x-amz-checksum-crc32c": "AAAAAA=="}),
     "crc64nvme wrong": (400, "BadDigest", {"x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}),
     "sha1 wrong": (400, "BadDigest", {"x-amz-checksum-sha1": b64(bytes(20))}),
@@ -67,7 +67,7 @@ DIGESTS: dict[str, tuple[int, str, dict[str, str]]] = {
     ),
     "unknown encryption": (400, "InvalidEncryptionAlgorithmError", {"x-amz-server-side-encryption": "ROT13"}),
     "a condition by date": (501, "NotImplemented", {"If-Modified-Since": "Wed, 21 Oct 2015 07:28:00 GMT"}),
-    "If-None-Match with an ETag": (501, "NotImplemented", {"If-None-Match": '"abc"'}),
+    "If-None-Match with two ETags": (501, "NotImplemented", {"If-None-Match": '"abc", "def"'}),
     "another account's bucket": (403, "AccessDenied", {"x-amz-expected-bucket-owner": "111122223333"}),
 }  # fmt: skip
 

@@ -107,7 +107,7 @@ def test_the_seed_signatures_of_the_examples_verify_as_requests(form: Form) -> N
     head = Head("PUT", b"/examplebucket/chunkObject.txt", b"", [*headers, (b"authorization", authorization.encode())])
     claim = parse_claim(head, THEN, "us-east-1")
     assert claim is not None
-    assert form_of(claim.payload_hash) is form
+    assert form_of(claim.payload_hash, head.by_name()) is form
     verify(claim, head, KEY)
 
 
@@ -142,10 +142,15 @@ def test_plain_framing_decodes_without_signatures_and_with_small_chunks() -> Non
 
 
 def test_the_form_is_that_of_the_literal_or_of_the_content_encoding() -> None:
-    assert form_of("UNSIGNED-PAYLOAD") is None
-    assert form_of("UNSIGNED-PAYLOAD", "gzip") is None
-    assert form_of("0" * 64, "gzip, AWS-chunked") is Form.PLAIN
-    assert form_of("STREAMING-UNSIGNED-PAYLOAD-TRAILER") is Form.UNSIGNED_TRAILER
+    length = {b"x-amz-decoded-content-length": b"4"}
+    assert form_of("UNSIGNED-PAYLOAD", {}) is None
+    assert form_of("UNSIGNED-PAYLOAD", {b"content-encoding": b"gzip", **length}) is None
+    assert form_of("0" * 64, {b"content-encoding": b"gzip, AWS-chunked", **length}) is Form.PLAIN
+    assert form_of("STREAMING-UNSIGNED-PAYLOAD-TRAILER", {}) is Form.UNSIGNED_TRAILER
+
+
+def test_a_content_encoding_alone_frames_nothing() -> None:
+    assert form_of("0" * 64, {b"content-encoding": b"aws-chunked"}) is None
 
 
 def test_payload_that_fills_a_block_is_handed_on_without_a_copy() -> None:

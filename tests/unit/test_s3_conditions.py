@@ -2,6 +2,8 @@
 
 import pytest
 
+from meshhold.errors import PreconditionFailedError
+from meshhold.model.entry import ObjectVersion
 from meshhold.s3.errors import S3Error
 from meshhold.s3.syntax.conditions import (
     PASS,
@@ -75,6 +77,16 @@ def test_a_write_may_ask_that_this_is_there(raw: bytes, etag: str) -> None:
     assert write_condition({b"if-match": raw}) == WriteCondition(if_match=(etag,))
 
 
+@pytest.mark.parametrize("raw", [HERE, b"0123abc-2"])
+def test_a_write_may_ask_that_another_is_there_or_none(raw: bytes) -> None:
+    condition = write_condition({b"if-none-match": raw})
+    assert condition == WriteCondition(if_none_match=ETAG)
+    condition.check(None)
+    condition.check(ObjectVersion(1, "other", 0, b""))
+    with pytest.raises(PreconditionFailedError):
+        condition.check(ObjectVersion(1, ETAG, 0, b""))
+
+
 def test_a_write_without_conditions_is_always_allowed() -> None:
     assert write_condition({b"if-range": HERE}) == ALWAYS
 
@@ -82,8 +94,9 @@ def test_a_write_without_conditions_is_always_allowed() -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        {b"if-none-match": HERE},
         {b"if-none-match": b""},
+        {b"if-none-match": HERE + b", " + OTHER},
+        {b"if-none-match": b"W/" + HERE},
         {b"if-none-match": b"*", b"if-match": HERE},
         {b"if-match": HERE + b", " + OTHER},
         {b"if-match": b"W/" + HERE},

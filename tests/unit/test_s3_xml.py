@@ -76,10 +76,18 @@ def test_a_completion_is_read_in_its_own_order() -> None:
 
 
 def test_a_completion_may_name_ten_thousand_parts_and_no_more() -> None:
-    one = "<Part><PartNumber>1</PartNumber><ETag>e</ETag></Part>"
-    assert len(parse_complete(complete(one * PARTS_MAX))) == PARTS_MAX
+    parts = "".join(f"<Part><PartNumber>{n}</PartNumber><ETag>e</ETag></Part>" for n in range(1, PARTS_MAX + 1))
+    assert len(parse_complete(complete(parts))) == PARTS_MAX
     with pytest.raises(S3Error, match="MalformedXML"):
-        parse_complete(complete(one * (PARTS_MAX + 1)))
+        parse_complete(complete(parts + "<Part><PartNumber>1</PartNumber><ETag>e</ETag></Part>"))
+
+
+def test_of_a_part_that_is_named_twice_in_a_row_the_last_mention_counts() -> None:
+    rows = [(1, "old"), (1, "new"), (2, "two"), (1, "late")]
+    found = parse_complete(
+        complete("".join(f"<Part><PartNumber>{n}</PartNumber><ETag>{e}</ETag></Part>" for n, e in rows))
+    )
+    assert [(claim.number, claim.etag) for claim in found] == [(1, "new"), (2, "two"), (1, "late")]
 
 
 @pytest.mark.parametrize("number", ["0", "10001", "999999999"])

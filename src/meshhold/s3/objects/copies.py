@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import Checksums, ObjectVersion
 from meshhold.model.grant import Permission
 from meshhold.s3.buckets.lifecycle import expiration_headers
-from meshhold.s3.door import Door
+from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
 from meshhold.s3.objects.gets import check_version
-from meshhold.s3.objects.multipart import part_number
 from meshhold.s3.syntax.body import PartDigests
+from meshhold.s3.syntax.checksums import SIZES, checksum_elements, new_checksum
 from meshhold.s3.syntax.conditions import iso_date, judge_read, read_conditions, write_condition
 from meshhold.s3.syntax.options import check_options, stored_headers, user_metadata
+from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.query import decode_key, parse_query
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Bucket
+
+_OWNER: Final = OWNER.encode()
+_CHANGES: Final = frozenset(
+    (b"x-amz-storage-class", b"x-amz-server-side-encryption", b"x-amz-website-redirect-location")
+)
+"""Headers that make a copy of an object to itself a change of it."""
 
 
 async def copy_object(door: Door, request: Request) -> Response:
@@ -31,7 +41,8 @@ async def copy_object(door: Door, request: Request) -> Response:
         raise S3Error("InvalidArgument", "Unknown metadata directive: use COPY or REPLACE.")
     _check_tagging_directive(request)
     metadata = Metadata(stored_headers(request), user_metadata(request)) if directive == b"REPLACE" else None
-    if metadata is None and bucket.id == source_bucket.id and request.key == source_key:
+    is_itself = bucket.id == source_bucket.id and request.key == source_key
+    if is_itself and metadata is None and _CHANGES.isdisjoint(request.headers):
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without changing the "
@@ -40,10 +51,30 @@ async def copy_object(door: Door, request: Request) -> Response:
     condition = write_condition(request.headers)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit(bucket, request.key, source.size)
+    algorithm = request.header(b"x-amz-checksum-algorithm")
+    if algorithm is not None:
+        source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper())
     version = await door.objects.copy(source_bucket, source_key, source, bucket, request.key, metadata, condition)
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
     response.headers += expiration_headers(bucket, request.key, version)
     return response
+
+
+async def _with_checksum(
+    door: Door, bucket: Bucket, key: bytes, source: ObjectVersion, algorithm: str
+) -> ObjectVersion:
+    """Return the source with this checksum of the whole, which reading it gives unless it has it already."""
+    if algorithm not in SIZES:
+        raise S3Error(
+            "InvalidRequest", f"Checksum algorithm {algorithm!r} is not known; use one of {', '.join(SIZES)}."
+        )
+    if source.checksums.kind == "FULL_OBJECT" and algorithm in source.checksums.values:
+        return source
+    checksum = new_checksum(algorithm)
+    async with door.objects.open_range(bucket, key, source, 0, source.size) as pieces:
+        while piece := await pieces.receive():
+            checksum.update(piece)
+    return replace(source, checksums=Checksums("FULL_OBJECT", {algorithm: checksum.value()}))
 
 
 def _check_tagging_directive(request: Request) -> None:
@@ -55,7 +86,7 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     """Make a part from an object or a range of it."""
     bucket = door.allow(request, "s3:PutObject")
     check_options(request)
-    number = part_number(request)
+    number = parse_part_number(request.query.get("partNumber"))
     upload_id = request.query.get("uploadId") or ""
     upload = await door.uploads.find(bucket, request.key, upload_id)
     source_bucket, source_key, source = await _find_source(door, request)
@@ -81,6 +112,8 @@ async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, Obj
     check_version(dict(parse_query(query)).get("versionId"))
     bucket = door.vaults.bucket(name)
     door.access.require(request.access_key, bucket, Permission.READ)
+    if request.headers.get(b"x-amz-source-expected-bucket-owner", _OWNER) != _OWNER:
+        raise S3Error("AccessDenied", f"The owner of the source's bucket is {OWNER!r}, not the expected one.")
     try:
         source = await door.objects.find(bucket, key)
     except NoSuchObjectError:
@@ -97,5 +130,5 @@ async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, Obj
 
 def _result(root: str, etag: str, modified_ms: int, checksums: Checksums) -> Response:
     inner = tag("LastModified", iso_date(modified_ms)) + tag("ETag", f'"{etag}"')
-    inner += "".join(tag(f"Checksum{name}", value) for name, value in checksums.values.items())
+    inner += checksum_elements(checksums)
     return xml_response(document(root, inner))

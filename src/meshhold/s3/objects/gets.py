@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from meshhold.errors import NoSuchObjectError
-from meshhold.model.entry import ObjectVersion
+from meshhold.model.entry import PLAIN, Checksums, ObjectVersion
 from meshhold.model.grant import Permission
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
+from meshhold.s3.objects.extras import extras_headers
+from meshhold.s3.syntax.checksums import checksum_headers
 from meshhold.s3.syntax.conditions import http_date, judge_read, read_conditions
+from meshhold.s3.syntax.options import ENCRYPTED, check_read_options
+from meshhold.s3.syntax.parts import find_part, parse_part_number
 from meshhold.s3.syntax.ranges import parse_range
+from meshhold.s3.syntax.words import encode_words
+from meshhold.sealing.content import PartRow
 from meshhold.store.directory import Bucket
 
+_CACHING = ("cache-control", "expires")  # what a cache is told anew with 304 (RFC 9110, section 15.4.5)
 _OVERRIDES = (
     ("response-content-type", b"content-type"),
     ("response-content-language", b"content-language"),
@@ -25,12 +32,16 @@ _OVERRIDES = (
 
 async def get_object(door: Door, request: Request) -> Response:
     """Answer GET of an object: 200, 206, 304, or an error. The bytes stream."""
+    check_read_options(request)
     bucket = door.allow(request, "s3:GetObject")
     version = await _find(door, request, bucket)
     unchanged = _check_conditions(request, version)
     if unchanged is not None:
         return unchanged
-    status, headers, start, stop = _select(request, version)
+    if request.query.pairs and request.query.has("partNumber"):
+        status, headers, start, stop = await _select_part(door, request, bucket, version)
+    else:
+        status, headers, start, stop = _select(request, version)
     if bucket.rules.lifecycle is not None and not request.query.has("versionId"):
         headers += expiration_headers(bucket, request.key, version)
 
@@ -50,8 +61,6 @@ async def head_object(door: Door, request: Request) -> Response:
 async def _find(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
     """Return the version that is asked for. Who may not list learns nothing about which keys exist."""
     check_version(request.query.get("versionId"))
-    if request.query.has("partNumber"):
-        raise S3Error("NotImplemented", "Reading an object by partNumber is not offered; use a Range header.")
     try:
         return await door.objects.find(bucket, request.key)
     except NoSuchObjectError:
@@ -76,7 +85,8 @@ def check_version(version_id: str | None) -> None:
 def _check_conditions(request: Request, version: ObjectVersion) -> Response | None:
     verdict = judge_read(read_conditions(request.headers), version.etag, version.modified_ms)
     if verdict.status == 304:
-        return Response(304, [(b"etag", b'"%b"' % version.etag.encode()), _last_modified(version)])
+        kept = [(name.encode(), encode_header(value)) for name, value in version.headers.items() if name in _CACHING]
+        return Response(304, [(b"etag", b'"%b"' % version.etag.encode()), _last_modified(version), *kept])
     if verdict.status != 200:
         raise S3Error(
             "PreconditionFailed",
@@ -90,10 +100,42 @@ def _select(request: Request, version: ObjectVersion) -> tuple[int, Headers, int
     headers = object_headers(request, version)
     chosen = parse_range(request.header(b"range"), version.size)
     if chosen is None:
+        if _wants_checksums(request):
+            headers += checksum_headers(version.checksums)
         return 200, headers, 0, version.size
     first, last = chosen
     headers.append((b"content-range", b"bytes %d-%d/%d" % (first, last, version.size)))
     return 206, headers, first, last + 1
+
+
+async def _select_part(
+    door: Door, request: Request, bucket: Bucket, version: ObjectVersion
+) -> tuple[int, Headers, int, int]:
+    """Choose the bytes that were uploaded as one part; the answer is that of a range."""
+    if b"range" in request.headers:
+        raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+    number = parse_part_number(request.query.get("partNumber"))
+    rows = await door.objects.parts(bucket, request.key, version) if version.parts_count else []
+    start, stop, row = find_part(rows, number, version.size)
+    headers = object_headers(request, version)
+    if _wants_checksums(request):
+        headers += checksum_headers(part_checksums(version, row) if row is not None else version.checksums)
+    if rows:
+        headers.append((b"x-amz-mp-parts-count", b"%d" % len(rows)))
+    if start == stop:  # no range names no bytes
+        return 200, headers, start, stop
+    headers.append((b"content-range", b"bytes %d-%d/%d" % (start, stop - 1, version.size)))
+    return 206, headers, start, stop
+
+
+def _wants_checksums(request: Request) -> bool:
+    return request.headers.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
+
+
+def part_checksums(version: ObjectVersion, row: PartRow) -> Checksums:
+    """Return those checksums of a part that the object's own was made of."""
+    kept = {name: value for name, value in row.checksums.values.items() if name in version.checksums.values}
+    return Checksums(version.checksums.kind, kept)
 
 
 def _last_modified(version: ObjectVersion) -> tuple[bytes, bytes]:
@@ -121,11 +163,11 @@ def object_headers(request: Request, version: ObjectVersion) -> Headers:
         (b"accept-ranges", b"bytes"),
         *stored.items(),
     ]
+    extras = version.extras
+    if extras.customer is None:
+        headers.append(ENCRYPTED)
+    if extras is not PLAIN:
+        headers += extras_headers(extras)
     for name, value in version.user.items():
-        headers.append((b"x-amz-meta-" + name.encode("latin-1"), encode_header(value)))
-    if request.headers.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED" and b"range" not in request.headers:
-        for algorithm, value in version.checksums.values.items():
-            headers.append((f"x-amz-checksum-{algorithm.lower()}".encode(), value.encode()))
-        if version.checksums.values:
-            headers.append((b"x-amz-checksum-type", version.checksums.kind.encode()))
+        headers.append((b"x-amz-meta-" + name.encode("latin-1"), encode_words(value).encode()))
     return headers

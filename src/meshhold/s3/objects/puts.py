@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from meshhold.model.entry import Checksums
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
-from meshhold.s3.syntax.body import open_body
+from meshhold.s3.syntax.body import open_body, wanted_algorithm
+from meshhold.s3.syntax.checksums import announced, checksum_headers
 from meshhold.s3.syntax.conditions import write_condition
 from meshhold.s3.syntax.options import check_options, encryption_headers, stored_headers, user_metadata
 from meshhold.store.contract import Metadata
@@ -17,7 +17,8 @@ async def put_object(door: Door, request: Request) -> Response:
     bucket = door.allow(request, "s3:PutObject")
     check_options(request, public=door.is_public(bucket))
     condition = write_condition(request.headers)
-    body = open_body(request, door.settings)
+    said = announced(request.headers)
+    body = open_body(request, door.settings, said, algorithm=wanted_algorithm(said))
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit(bucket, request.key, body.length)
     metadata = Metadata(stored_headers(request), user_metadata(request))
@@ -25,11 +26,3 @@ async def put_object(door: Door, request: Request) -> Response:
     headers: Headers = [(b"etag", b'"%b"' % version.etag.encode())]
     headers += expiration_headers(bucket, request.key, version)
     return Response(200, headers + checksum_headers(version.checksums) + encryption_headers(request))
-
-
-def checksum_headers(checksums: Checksums) -> Headers:
-    """Return the checksums as an answer to a write shows them."""
-    headers = [(f"x-amz-checksum-{name.lower()}".encode(), value.encode()) for name, value in checksums.values.items()]
-    if headers:
-        headers.append((b"x-amz-checksum-type", checksums.kind.encode()))
-    return headers

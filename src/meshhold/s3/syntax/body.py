@@ -9,8 +9,8 @@ from meshhold.model.entry import Checksums, Upload
 from meshhold.s3.door import Settings
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
-from meshhold.s3.syntax.checksums import BodyDigests, announced, body_digests
-from meshhold.s3.syntax.chunked import ChunkedDecoder, Form, form_of
+from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, Announced, BodyDigests, announced, body_digests
+from meshhold.s3.syntax.chunked import DECODED_LENGTH, ChunkedDecoder, Form, form_of
 from meshhold.s3.syntax.xml import DOCUMENT_SIZE_MAX
 from meshhold.store.contract import Digested
 
@@ -30,16 +30,19 @@ class RequestBody:
         decoder: ChunkedDecoder | None,
         length: int | None,
         size_max: int,
-        kept: str,
     ) -> None:
         self._request = request
         self._digests = digests
         self._decoder = decoder
         self._length = length
         self._size_max = size_max
-        self._kept = kept
         self._received = 0
         self._ready: deque[bytes] = deque()
+
+    @property
+    def length(self) -> int:
+        """The payload's announced length in bytes; 0 where it is not known before its end."""
+        return self._length or 0
 
     async def receive(self) -> bytes:
         """Return the next piece of payload, `b""` at its end."""
@@ -70,38 +73,43 @@ class RequestBody:
                 f"The request announced {self._length} bytes and sent {self._received}; send it again.",
             )
         found = self._digests.finish(trailers)
-        kept = {self._kept: found.checksums[self._kept]} if self._kept else found.checksums
-        return Digested(found.md5_hex, Checksums("FULL_OBJECT", kept))
+        return Digested(found.md5_hex, Checksums("FULL_OBJECT", found.checksums))
 
 
-def open_body(request: Request, settings: Settings, *, algorithm: str = "") -> RequestBody:
+def open_body(
+    request: Request, settings: Settings, said: Announced | None = None, *, algorithm: str = ""
+) -> RequestBody:
     """Return the request's payload with every limit and digest that its headers announce.
 
-    `algorithm` is a checksum that is wanted besides (that of a multipart upload); then it alone is kept.
+    `said` is what they announce, where the caller knows it. `algorithm` is a checksum that is wanted besides.
     Errors: `MissingContentLength`, `EntityTooLarge` (naming the setting), and what the headers' own rules refuse.
     """
     payload_hash = request.claim.payload_hash if request.claim is not None else _UNSIGNED
-    form = form_of(payload_hash, request.header(b"content-encoding") or "")
-    said = announced(request.headers)
+    form = form_of(payload_hash, request.headers)
+    if said is None:
+        said = announced(request.headers)
     decoder = None
     if form is None:
         length = request.content_length
         if length is None and b"transfer-encoding" not in request.headers:
             raise S3Error("MissingContentLength", "You must provide the Content-Length HTTP header.")
     else:
-        length = _decoded_length(request, form)
+        length = _decoded_length(request)
         decoder = _decoder(request, form, length, said.trailer_names)
     if length is not None and length > settings.put_size_max:
         raise too_large(length, settings.put_size_max)
     digests = body_digests(said, payload_hash, algorithm=algorithm)
-    return RequestBody(request, digests, decoder, length, settings.put_size_max, algorithm)
+    return RequestBody(request, digests, decoder, length, settings.put_size_max)
 
 
-def _decoded_length(request: Request, form: Form) -> int | None:
-    raw = request.headers.get(b"x-amz-decoded-content-length")
+def wanted_algorithm(said: Announced) -> str:
+    """Return the checksum to keep of a body besides what is announced: S3's default where nothing is."""
+    return "" if said.algorithm else DEFAULT_ALGORITHM
+
+
+def _decoded_length(request: Request) -> int:
+    raw = request.headers.get(DECODED_LENGTH)
     if raw is None:
-        if form is Form.PLAIN:
-            return None
         raise S3Error("MissingContentLength", "You must provide the x-amz-decoded-content-length HTTP header.")
     if not raw.isdigit() or len(raw) > 18:
         raise S3Error("InvalidArgument", "x-amz-decoded-content-length must be a number of bytes.")
@@ -133,9 +141,12 @@ def too_large(size: int, size_max: int) -> S3Error:
     )
 
 
-async def read_document(request: Request, settings: Settings, *, digest_required: bool = False) -> bytes:
+async def read_document(
+    request: Request, settings: Settings, *, digest_required: bool = False, says_of_object: bool = False
+) -> bytes:
     """Return a short body (an XML document), verified against what was announced; `b""` without a body.
 
+    `says_of_object`: the request's `x-amz-checksum-*` headers are not about this document (CompleteMultipartUpload).
     Errors: `MaxMessageLengthExceeded` above the bound; `InvalidRequest` where S3 asks for a digest and there is none.
     """
     if not request.has_body:
@@ -144,7 +155,7 @@ async def read_document(request: Request, settings: Settings, *, digest_required
         said = announced(request.headers)
         if said.md5 is None and not said.algorithm:
             raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
-    body = open_body(request, settings)
+    body = open_body(request, settings, Announced() if says_of_object else None)
     pieces: list[bytes] = []
     size = 0
     while piece := await body.receive():
@@ -161,7 +172,7 @@ class PartDigests:
     """Hashes bytes that come from a stored object, as a part's body would be hashed."""
 
     def __init__(self, upload: Upload) -> None:
-        self._digests = BodyDigests(checksums={upload.checksum: None} if upload.checksum else {})
+        self._digests = BodyDigests(checksums={upload.checksum or DEFAULT_ALGORITHM: None})
         self.update = self._digests.update
 
     def digested(self) -> Digested:

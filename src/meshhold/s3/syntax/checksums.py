@@ -17,13 +17,18 @@ from typing import Final, Protocol
 from awscrt.checksums import crc64nvme  # type: ignore[import-untyped] # ships no type information
 from crc32c import crc32c
 
+from meshhold.model.entry import Checksums
 from meshhold.s3.errors import S3Error
 from meshhold.s3.syntax.crc import combine_crc
+from meshhold.s3.syntax.xml import tag
 
 Block = bytes | bytearray | memoryview
 
 SIZES: Final = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32}
 """The algorithms that are known, and the bytes of their values."""
+
+DEFAULT_ALGORITHM: Final = "CRC64NVME"
+"""What S3 keeps of a body whose sender announced no checksum. Source: S3 user guide, "Checking object integrity"."""
 
 HEADERS: Final = {algorithm: f"x-amz-checksum-{algorithm.lower()}" for algorithm in SIZES}
 _ALGORITHMS: Final = {header: algorithm for algorithm, header in HEADERS.items()}
@@ -116,8 +121,8 @@ class Announced:
 def announced(headers: Mapping[bytes, bytes]) -> Announced:
     """Return what `headers` (lowercase names) announce.
 
-    Errors: `InvalidRequest` for more than one checksum, an unknown algorithm or a malformed value; `InvalidDigest` for
-    a malformed Content-MD5.
+    Errors: `InvalidRequest` for more than one checksum or an unknown algorithm; `BadDigest` for a value that no body
+    has; `InvalidDigest` for a malformed Content-MD5.
     """
     values = {name: raw for name, raw in headers.items() if name.startswith(_PREFIX) and name not in _NOT_VALUES}
     trailer_names = _trailer_names(headers.get(b"x-amz-trailer"))
@@ -133,7 +138,12 @@ def announced(headers: Mapping[bytes, bytes]) -> Announced:
             raise S3Error("InvalidRequest", "The algorithm type you specified in x-amz-checksum- header is invalid.")
         value = raw.decode("latin-1").strip()
         if decode_value(algorithm, value) is None:
-            raise _invalid_value(name.decode("latin-1"))
+            raise S3Error(
+                "BadDigest",
+                f"The {algorithm} you specified did not match what we received: it is no {SIZES[algorithm]} bytes in "
+                "base64.",
+                fields={"ExpectedDigest": value},
+            )
     for trailer in trailer_names:
         algorithm = _ALGORITHMS[trailer]
     _check_sdk_algorithm(headers.get(b"x-amz-sdk-checksum-algorithm"), algorithm)
@@ -177,6 +187,22 @@ def _content_md5(raw: bytes | None) -> bytes | None:
 
 def _invalid_value(header: str) -> S3Error:
     return S3Error("InvalidRequest", f"Value for {header} header is invalid.")
+
+
+def checksum_headers(checksums: Checksums) -> list[tuple[bytes, bytes]]:
+    """Return the headers that show checksums; none without any."""
+    headers = [(HEADERS[name].encode(), value.encode()) for name, value in checksums.values.items()]
+    if headers:
+        headers.append((b"x-amz-checksum-type", checksums.kind.encode()))
+    return headers
+
+
+def checksum_elements(checksums: Checksums) -> str:
+    """Return the elements that show checksums; none without any."""
+    if not checksums.values:
+        return ""
+    shown = "".join(tag(f"Checksum{name}", value) for name, value in checksums.values.items())
+    return shown + tag("ChecksumType", checksums.kind)
 
 
 # -- the body as it passes ------------------------------------------------------------------------------------------
@@ -276,7 +302,7 @@ def _bad_digest(what: str, other: str, expected: str, found: str) -> S3Error:
 def body_digests(said: Announced, payload_hash: str, *, md5: bool = True, algorithm: str = "") -> BodyDigests:
     """Return what checks one request's body: `payload_hash` as the signature claims it (hex or a literal).
 
-    `algorithm` is one more checksum to compute (that of a multipart upload); `md5` False leaves the ETag out.
+    `algorithm` is one more checksum to compute; `md5` False leaves the ETag out.
     """
     wanted: dict[str, str | None] = {algorithm: None} if algorithm else {}
     if said.algorithm:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from meshhold.s3.errors import S3Error
 from meshhold.s3.syntax import sigv4
 
+DECODED_LENGTH: Final = b"x-amz-decoded-content-length"
 CHUNK_SIZE_MIN: Final = 8192  # S3's own rule for every chunk but the last: it bounds the cost of signatures
 CHUNK_SIZE_MAX: Final = 5 * 1024**3  # the largest body that S3 takes in one request
 CHUNK_LINE_MAX: Final = 256  # 16 hex digits and a signature take 98 bytes
@@ -37,12 +38,17 @@ class Form(Enum):
     PLAIN = "aws-chunked"
 
 
-def form_of(payload_hash: str, content_encoding: str = "") -> Form | None:
-    """Return the form that these headers announce, or None for a body without framing."""
+def form_of(payload_hash: str, headers: Mapping[bytes, bytes]) -> Form | None:
+    """Return the form that these headers (lowercase names) announce, or None for a body without framing.
+
+    `aws-chunked` among the content encodings is not enough: without a decoded length the body is what it is.
+    """
     if payload_hash.startswith("STREAMING-"):
         return Form(payload_hash)
-    tokens = [token.strip().lower() for token in content_encoding.split(",")]
-    return Form.PLAIN if "aws-chunked" in tokens else None
+    if DECODED_LENGTH not in headers:
+        return None
+    tokens = [token.strip().lower() for token in headers.get(b"content-encoding", b"").split(b",")]
+    return Form.PLAIN if b"aws-chunked" in tokens else None
 
 
 class _State(Enum):

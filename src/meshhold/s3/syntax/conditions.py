@@ -80,8 +80,8 @@ def judge_read(conditions: ReadConditions | None, etag: str, modified_ms: int) -
 def write_condition(headers: Mapping[bytes, bytes]) -> WriteCondition:
     """Return the condition of a PUT, completion or deletion; `ALWAYS` without one.
 
-    Errors: `NotImplemented` for what S3 does not take either: `If-None-Match` other than `*`, both at once, lists of
-    ETags, and conditions by date.
+    `If-None-Match` takes an ETag too, where S3 itself asks for `*`: it means what RFC 9110 says.
+    Errors: `NotImplemented` for what S3 does not take either: both at once, lists of ETags, and conditions by date.
     """
     match = _text(headers.get(b"if-match"))
     none_match = _text(headers.get(b"if-none-match"))
@@ -91,16 +91,18 @@ def write_condition(headers: Mapping[bytes, bytes]) -> WriteCondition:
     if match is not None and none_match is not None:
         raise _not_implemented("If-Match,If-None-Match", "Multiple conditional request headers present in the request")
     if none_match is not None:
-        if none_match.strip().strip('"') != "*":
-            raise _not_implemented(
-                "If-None-Match", "We don't accept the provided value of If-None-Match header for this API"
-            )
-        return WriteCondition(if_absent=True)
+        etag = _single_etag("If-None-Match", none_match)
+        return WriteCondition(if_absent=True) if etag == "*" else WriteCondition(if_none_match=etag)
     if match is None:
         return ALWAYS
-    if "," in match or match.strip().startswith("W/"):
-        raise _not_implemented("If-Match", "We don't accept the provided value of If-Match header for this API")
-    return WriteCondition(if_match=(match.strip().strip('"'),))
+    return WriteCondition(if_match=(_single_etag("If-Match", match),))
+
+
+def _single_etag(header: str, text: str) -> str:
+    etag = text.strip().strip('"')
+    if not etag or "," in etag or etag.startswith("W/"):
+        raise _not_implemented(header, f"We don't accept the provided value of {header} header for this API")
+    return etag
 
 
 def _not_implemented(header: str, why: str) -> S3Error:

@@ -9,10 +9,10 @@ from typing import Final
 
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
+from meshhold.s3.syntax.words import decode_words
 
 _REFUSED: Final = {
     b"x-amz-tagging": "tags",
-    b"x-amz-website-redirect-location": "website redirects",
     b"x-amz-object-lock-mode": "object lock",
     b"x-amz-object-lock-retain-until-date": "object lock",
     b"x-amz-object-lock-legal-hold": "object lock",
@@ -42,6 +42,8 @@ DESCRIBING: Final = frozenset(
 _PRIVATE_ACLS: Final = (b"private", b"bucket-owner-full-control", b"bucket-owner-read")
 _STORED: Final = (b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires")
 _USER: Final = b"x-amz-meta-"
+_REDIRECT: Final = "x-amz-website-redirect-location"
+REDIRECT_LENGTH_MAX: Final = 2048  # S3's own limit
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
 
@@ -101,20 +103,48 @@ def stored_headers(request: Request) -> dict[str, str]:
             value = ",".join(token for token in tokens if token and token.lower() != "aws-chunked")
         if value:
             found[name.decode()] = value
+    if _REDIRECT.encode() in request.headers:
+        found[_REDIRECT] = _redirect(request)
     return found
 
 
+def _redirect(request: Request) -> str:
+    """Return where a website sends those who ask for the object."""
+    value = (request.header(_REDIRECT.encode()) or "").strip()
+    if not value.startswith(("/", "http://", "https://")):
+        raise S3Error(
+            "InvalidRedirectLocation",
+            "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+        )
+    if len(value) > REDIRECT_LENGTH_MAX or not value.isascii():
+        raise S3Error(
+            "InvalidRedirectLocation",
+            f"The website redirect location has at most {REDIRECT_LENGTH_MAX} characters of ASCII; URL-encode others.",
+        )
+    return value
+
+
 def user_metadata(request: Request) -> dict[str, str]:
-    """Return the `x-amz-meta-*` headers, by lowercase name without the prefix."""
+    """Return the `x-amz-meta-*` headers, by lowercase name without the prefix, encoded words (RFC 2047) decoded."""
     return {
-        name[len(_USER) :].decode("latin-1"): (request.header(name) or "")
+        name[len(_USER) :].decode("latin-1"): decode_words(request.header(name) or "")
         for name in request.headers
         if name.startswith(_USER)
     }
 
 
+ENCRYPTED: Final = (b"x-amz-server-side-encryption", b"AES256")
+"""What S3 says of every object since 2023, asked or not, and what is true here: it is sealed."""
+
+
 def encryption_headers(request: Request) -> list[tuple[bytes, bytes]]:
-    """Answer a request for SSE-S3 with what is true: the object is sealed."""
-    if b"x-amz-server-side-encryption" in request.headers:
-        return [(b"x-amz-server-side-encryption", b"AES256")]
-    return []
+    """Return how the answer to a write says that the object is sealed."""
+    if b"x-amz-server-side-encryption-customer-algorithm" in request.headers:
+        return []
+    return [ENCRYPTED]
+
+
+def check_read_options(request: Request) -> None:
+    """Errors: `InvalidArgument` for a wish how to encrypt, which a read cannot have."""
+    if ENCRYPTED[0] in request.headers:
+        raise S3Error("InvalidArgument", "x-amz-server-side-encryption header is not supported for this operation.")

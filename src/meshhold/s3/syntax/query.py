@@ -25,7 +25,7 @@ def _encoder(safe: bytes) -> list[bytes]:
 
 _ENCODED: Final = _encoder(_UNRESERVED)
 _PATH_ENCODED: Final = _encoder(_PATH_SAFE)
-_LISTING_ENCODED: Final = [b"+" if octet == 0x20 else form for octet, form in enumerate(_encoder(_LISTING_SAFE))]
+_LISTING_ENCODED: Final = _encoder(_LISTING_SAFE)
 
 
 def percent_decode(raw: bytes) -> bytes:
@@ -194,8 +194,9 @@ def check_key(key: bytes) -> None:
 def encode_key(key: bytes) -> str:
     """Return the key as listings show it under `encoding-type=url`.
 
-    A-Z a-z 0-9 - . _ * / stay, a space is `+`, other bytes are `%XX`.
-    Source: ListObjectsV2's example (`test_file(3).png` → `test_file%283%29.png`); clients undo it as a form field.
+    A-Z a-z 0-9 - . _ * / stay, other bytes are `%XX`: whoever undoes it as a path or as a form field gets the same key,
+    which a `+` for the space would not give.
+    Source: ListObjectsV2's example (`test_file(3).png` → `test_file%283%29.png`).
     """
     if not key.translate(None, _LISTING_SAFE):
         return key.decode("ascii")

@@ -42,7 +42,8 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 def parse_copy_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Return `(first, last)`, both inclusive, of `x-amz-copy-source-range`, or None if there is none.
 
-    Errors: `InvalidArgument` unless it is `bytes=first-last` inside the source: a part never silently gets shorter.
+    Errors: `InvalidArgument` unless it is `bytes=first-last`; `InvalidRange` unless that is inside the source: a part
+    never silently gets shorter.
     """
     if header is None:
         return None
@@ -56,9 +57,9 @@ def parse_copy_range(header: str | None, size: int) -> tuple[int, int] | None:
         )
     if last >= size:
         raise S3Error(
-            "InvalidArgument",
+            "InvalidRange",
             f"Range specified is not valid for source object of size: {size}",
-            fields={"ArgumentName": "x-amz-copy-source-range", "ArgumentValue": header},
+            fields={"RangeRequested": header, "ActualObjectSize": str(size)},
         )
     return first, last
 

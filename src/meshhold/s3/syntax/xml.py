@@ -191,6 +191,7 @@ def text_fields(element: Element, known: set[str]) -> dict[str, str]:
 def parse_complete(raw: bytes) -> list[PartClaim]:
     """Read a CompleteMultipartUpload document, in its own order.
 
+    Of a part that is named twice in a row the last mention counts: it was uploaded again.
     Errors: `MalformedXML`, also for no part or more than 10,000; `InvalidArgument` for a number out of 1 to 10,000.
     """
     children = parse(raw, "CompleteMultipartUpload").children
@@ -199,7 +200,13 @@ def parse_complete(raw: bytes) -> list[PartClaim]:
     for child in children:
         if child.name != "Part":
             malformed(f"<{child.name}> is not known in <CompleteMultipartUpload>")
-    return [_part(child) for child in children]
+    claims: list[PartClaim] = []
+    for child in children:
+        claim = _part(child)
+        if claims and claims[-1].number == claim.number:
+            claims.pop()
+        claims.append(claim)
+    return claims
 
 
 _PART_FIELDS: Final = {"PartNumber", "ETag", *_CHECKSUM_ELEMENTS}
