@@ -89,6 +89,21 @@ class Value:
             raise self.refused(f"a list of {len(self.node.value)}", f"at most {LIST_LENGTH_MAX}")
         return [Value(self.source, f"{self.key}[{at}]", node) for at, node in enumerate(self.node.value)]
 
+    def pairs(self, allowed: str) -> list[tuple[Value, Value]]:
+        """Return names and values of a mapping whose names are free; whether one is given twice is not judged."""
+        if not isinstance(self.node, yaml.MappingNode) or self.kind != "map":
+            raise self.refused(self.found, allowed)
+        if len(self.node.value) > LIST_LENGTH_MAX:
+            raise self.refused(f"a mapping of {len(self.node.value)}", f"at most {LIST_LENGTH_MAX}")
+        return [
+            (Value(self.source, f"{self.key}: a name", name), Value(self.source, f"{self.key}[{_shown(name)}]", node))
+            for name, node in self.node.value
+        ]
+
+
+def _shown(node: yaml.Node) -> str:
+    return str(node.value)[:_SHOWN_MAX] if isinstance(node, yaml.ScalarNode) else "?"
+
 
 class Section:
     """One mapping whose keys are all allowed and given once. An empty value counts as an absent key."""

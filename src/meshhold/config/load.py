@@ -14,14 +14,17 @@ from meshhold.config.settings import (
     NODE_LISTEN_DEFAULT,
     REGION_DEFAULT,
     S3_LISTEN_DEFAULT,
+    WEB_LISTEN_DEFAULT,
     ZONE_DEFAULT,
     Config,
     NodeConfig,
     S3Config,
+    WebConfig,
 )
 from meshhold.config.values import parse_size, split_address
 from meshhold.crypto.random import parse_swarm_key
 from meshhold.errors import InvalidError
+from meshhold.model.ids import check_bucket_name
 
 OBJECT_BYTES_MAX: Final = 5 * 1024**4  # S3's largest object: a single PUT beyond it could never be stored
 CAPACITY_MIN: Final = 1024**2  # one chunk
@@ -29,8 +32,10 @@ CAPACITY_MAX: Final = 2**60
 _ADDRESS: Final = 'host:port, such as "127.0.0.1:3900" or "[::1]:3900"'
 _SIZE: Final = 'bytes, or a number with a unit, such as 67108864, "64MiB" or "500GiB"'
 _LABEL: Final = "1 to 64 printable characters"
+_DOMAIN_ALLOWED: Final = 'a domain without port, such as "example.com"'
 _REGION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _KEY_FILE_START: Final = "/key/swarm/"
+_DOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*\Z")
 _HEX_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}\Z")
 _S3_KEYS: Final = ("enabled", "listen_addr", "region", "max_put_bytes")
 _NODE_KEYS: Final = (
@@ -44,7 +49,9 @@ _NODE_KEYS: Final = (
     "mdns",
     "upnp",
     "s3",
+    "web",
 )
+_WEB_KEYS: Final = ("enabled", "listen_addr", "root_domain", "hosts")
 _TOP_KEYS: Final = ("swarm_key", "bootstrap_peers", "node")
 _MISPLACED: Final = (
     {name: f"it belongs under node: as node.{name}" for name in _NODE_KEYS if name != "listen_addr"}
@@ -66,6 +73,7 @@ def load_config(path: Path) -> Config:
     top = Section(open_document(path), _TOP_KEYS, _MISPLACED)
     node = Section(top.get("node"), _NODE_KEYS, _MISPLACED_IN_NODE)
     s3 = Section(node.get("s3"), _S3_KEYS)
+    web = Section(node.get("web"), _WEB_KEYS)
     return Config(
         path=path,
         swarm_key=_swarm_key(top.get("swarm_key"), path.parent),
@@ -86,6 +94,12 @@ def load_config(path: Path) -> Config:
             listen_addr=_address(s3.get("listen_addr"), S3_LISTEN_DEFAULT),
             region=_region(s3.get("region")),
             max_put_bytes=_size(s3.get("max_put_bytes"), 1, OBJECT_BYTES_MAX) or MAX_PUT_DEFAULT,
+        ),
+        web=WebConfig(
+            enabled=_flag(web.get("enabled"), default=False),
+            listen_addr=_address(web.get("listen_addr"), WEB_LISTEN_DEFAULT),
+            root_domain=_domain(web.get("root_domain")),
+            hosts=_hosts(web.get("hosts")),
         ),
     )
 
@@ -193,3 +207,33 @@ def _region(value: Value | None) -> str:
     if not _REGION.match(text):
         raise value.refused(repr(text[:64]), "1 to 63 letters, digits, '.', '_' and '-', such as meshhold or us-east-1")
     return text
+
+
+def _domain(value: Value | None) -> str:
+    if value is None:
+        return ""
+    text = value.text(_DOMAIN_ALLOWED)
+    if text and not _DOMAIN.match(text):
+        raise value.refused(repr(text[:64]), _DOMAIN_ALLOWED)
+    return text.lower()
+
+
+def _hosts(value: Value | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if value is None:
+        return found
+    for name, bucket in value.pairs("host names and buckets, such as www.example.com: my-site"):
+        host = name.text(_DOMAIN_ALLOWED).lower()
+        if not _DOMAIN.match(host):
+            raise name.refused(repr(host[:64]), _DOMAIN_ALLOWED)
+        if host in found:
+            raise name.refused(f"{host!r} a second time", "each host name once")
+        found[host] = bucket.read(_bucket_name, bucket.text("the name of a bucket"), "the name of a bucket")
+    return found
+
+
+def _bucket_name(text: str) -> str:
+    try:
+        return check_bucket_name(text)
+    except InvalidError as error:
+        raise ValueError(str(error)) from None

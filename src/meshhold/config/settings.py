@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 GIB: Final = 1024**3
 S3_LISTEN_DEFAULT: Final = "127.0.0.1:3900"
+WEB_LISTEN_DEFAULT: Final = "127.0.0.1:3902"
 NODE_LISTEN_DEFAULT: Final = "[::]:7777"  # IPv4 too, where the system maps it
 REGION_DEFAULT: Final = "meshhold"
 ZONE_DEFAULT: Final = "default"
@@ -22,6 +24,16 @@ class S3Config:
     listen_addr: str = S3_LISTEN_DEFAULT
     region: str = REGION_DEFAULT
     max_put_bytes: int = MAX_PUT_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """The listener for browsers. `hosts` maps host names to buckets; `root_domain` makes `bucket.root_domain` one."""
+
+    enabled: bool = False
+    listen_addr: str = WEB_LISTEN_DEFAULT
+    root_domain: str = ""
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +65,4 @@ class Config:
     bootstrap_peers: tuple[str, ...]
     node: NodeConfig
     s3: S3Config
+    web: WebConfig = field(default_factory=WebConfig)

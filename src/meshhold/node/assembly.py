@@ -52,7 +52,7 @@ COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still ali
 
 @dataclass(slots=True)
 class Node:
-    """A node that is assembled and open. `s3_addr` is where S3 listens, `""` until it does."""
+    """A node that is assembled and open. `s3_addr` and `web_addr` are where it listens, `""` until it does."""
 
     config: Config
     identity: Identity
@@ -79,6 +79,7 @@ class Node:
     chunks: ChunkStore
     started_s: float
     s3_addr: str = ""
+    web_addr: str = ""
 
     def open_keys(self) -> list[VaultKeys]:
         """Return the keys of the vaults that this node can open."""
@@ -94,6 +95,7 @@ class Node:
             "uptime_s": round(time.time() - self.started_s, 1),
             "data_dir": str(self.config.node.data_dir),
             "s3_addr": self.s3_addr,
+            "web_addr": self.web_addr,
             "region": self.config.s3.region,
             "disk_total": usage.total,
             "disk_free": usage.free,

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 import trio
@@ -29,6 +29,7 @@ from meshhold.node.memory import keep_large_blocks
 from meshhold.node.notify import READY, STOPPING, notify
 from meshhold.s3.app import S3App
 from meshhold.s3.http.server import open_listeners, run_s3
+from meshhold.web.app import WebApp
 
 _LOG: Final = logging.getLogger("meshhold.node")
 _EXIT_FATAL: Final = 70  # EX_SOFTWARE of sysexits.h
@@ -82,6 +83,8 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
         async with trio.open_nursery() as doors:
             if config.s3.enabled:
                 await _open_s3(node, stop, doors)
+            if config.web.enabled:
+                await _open_web(node, stop, doors)
             dispatch = make_dispatch(
                 node.vaults,
                 node.access,
@@ -118,18 +121,37 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
 
 async def _open_s3(node: Node, stop: trio.Event, doors: trio.Nursery) -> None:
     address = node.config.s3.listen_addr
-    host, port = split_address(address)
-    try:
-        listeners = await open_listeners(host, port)
-    except OSError as error:
-        raise ConfigError(
-            f"node.s3.listen_addr {address} cannot be used: {error.strerror}", "stop what holds it, or choose another"
-        ) from error
+    listeners = await _listen(address, "node.s3.listen_addr")
     app = S3App(node.door, short_id(node.identity.node_id), on_fatal=_die)
     await doors.start(run_s3, app, listeners, stop)
-    port = listeners[0].socket.getsockname()[1]  # the configured one may be 0: any that is free
-    node.s3_addr = address.rpartition(":")[0] + f":{port}"
+    node.s3_addr = _bound(address, listeners)
     _LOG.info("S3 on http://%s, region %s", node.s3_addr, node.config.s3.region)
+
+
+async def _open_web(node: Node, stop: trio.Event, doors: trio.Nursery) -> None:
+    web = node.config.web
+    listeners = await _listen(web.listen_addr, "node.web.listen_addr")
+    app = WebApp(
+        node.door, short_id(node.identity.node_id), hosts=web.hosts, root_domain=web.root_domain, on_fatal=_die
+    )
+    await doors.start(run_s3, app, listeners, stop)
+    node.web_addr = _bound(web.listen_addr, listeners)
+    _LOG.info("websites on http://%s", node.web_addr)
+
+
+async def _listen(address: str, setting: str) -> list[trio.SocketListener]:
+    host, port = split_address(address)
+    try:
+        return await open_listeners(host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} {address} cannot be used: {error.strerror}", "stop what holds it, or choose another"
+        ) from error
+
+
+def _bound(address: str, listeners: Sequence[trio.SocketListener]) -> str:
+    """Return where a door listens: the configured port may be 0, any that is free."""
+    return f"{address.rpartition(':')[0]}:{listeners[0].socket.getsockname()[1]}"
 
 
 def _die(error: FatalError) -> NoReturn:
