@@ -38,7 +38,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             ("up for", duration_text(found["uptime_s"])),
             ("data", found["data_dir"]),
             ("S3 endpoint", f"http://{found['s3_addr']}" if found["s3_addr"] else "off"),
-            *([("Websites", f"http://{found['web_addr']}")] if found["web_addr"] else []),
+            *([("Websites", f"http://{found['web_addr']}")] if found.get("web_addr") else []),
             ("region", found["region"]),
             ("disk", f"{size_text(found['disk_free'])} free of {size_text(found['disk_total'])}"),
             ("vaults", found["vaults"]),
