@@ -38,7 +38,7 @@ def refusal(access: Access, bucket: Bucket, question: Question, prefix: bytes | 
             f"Access Denied: the policy of bucket {bucket.alias!r} denies {action}",
             "a key with `own` on the bucket can change it with PutBucketPolicy",
         )
-    if sender != ANONYMOUS and grant is not None and _covers(grant, question, prefix):
+    if sender != ANONYMOUS and grant is not None and covers(grant, action, question.key, prefix):
         return None
     if verdict is Verdict.ALLOWS and _policy_counts(access, bucket, sender, action, has_grant=grant is not None):
         return None
@@ -47,15 +47,15 @@ def refusal(access: Access, bucket: Bucket, question: Question, prefix: bytes | 
     return _unlicensed(bucket, sender, action, grant)
 
 
-def _covers(grant: GrantFacts, question: Question, prefix: bytes | None) -> bool:
-    """Tell whether a grant allows the action."""
-    if ACTIONS[question.action] not in grant.permissions:
+def covers(grant: GrantFacts, action: str, key: str | None, prefix: bytes | None) -> bool:
+    """Tell whether a grant allows an action on an object, or with None on the bucket; `prefix` as in `refusal`."""
+    if ACTIONS[action] not in grant.permissions:
         return False
-    if not grant.limits.prefixes or question.action in _OF_ANY_PREFIX:
+    if not grant.limits.prefixes or action in _OF_ANY_PREFIX:
         return True
-    if question.action in LIST_ACTIONS:
+    if action in LIST_ACTIONS:
         return prefix is None or grant.limits.covers(prefix)
-    return question.key is not None and grant.limits.covers(question.key.encode())
+    return key is not None and grant.limits.covers(key.encode())
 
 
 def _policy_counts(access: Access, bucket: Bucket, sender: AccessKeyId, action: str, *, has_grant: bool) -> bool:
@@ -73,7 +73,8 @@ def _anybody_may(access: Access, bucket: Bucket, question: Question, prefix: byt
     if grant is None or question.action not in ANYBODY_ACTIONS:
         return False
     block = bucket.rules.block
-    return not (block is not None and block.ignore_acls) and _covers(grant, question, prefix)
+    is_ignored = block is not None and block.ignore_acls
+    return not is_ignored and covers(grant, question.action, question.key, prefix)
 
 
 def _unlicensed(bucket: Bucket, sender: AccessKeyId, action: str, grant: GrantFacts | None) -> DeniedError:

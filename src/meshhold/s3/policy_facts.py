@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from meshhold.model.ids import ANONYMOUS
 from meshhold.rules.policy_conditions import EXISTING_TAG, REQUEST_TAG, Facts
 from meshhold.s3.exchange import Request
+from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.sigv4 import ALGORITHM
 
 _HEADERS: Final = {
@@ -58,8 +59,7 @@ def facts_of(
         if key in _QUERY:
             return _one(request.query.get(_QUERY[key]))
         if key == "s3:x-amz-copy-source":
-            source = request.header(b"x-amz-copy-source")
-            return _one(None if source is None else source.removeprefix("/").partition("?")[0])
+            return _one(_copy_source(request))
         if key in _HEADERS or key.startswith("s3:x-amz-"):
             return _one(request.header(_HEADERS.get(key) or key[3:].encode()))
         return _one(_SENDER[key](request, now_ms))
@@ -70,6 +70,15 @@ def facts_of(
         return dict(parse_qsl(request.header(_TAGGING) or "", keep_blank_values=True))
 
     return facts
+
+
+def _copy_source(request: Request) -> str | None:
+    """Return `bucket/key` of what is copied, decoded: however it is written, a condition sees the same."""
+    raw = request.headers.get(b"x-amz-copy-source")
+    if raw is None:
+        return None
+    name, key = parse_copy_source(raw)[:2]
+    return f"{name}/{key.decode()}"
 
 
 def _one(value: str | None) -> Sequence[str]:

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from meshhold.crypto.random import new_key_secret, new_salt
-from meshhold.errors import DeniedError, ExpiredKeyError, InvalidError, NoSuchAccessKeyError, NotFoundError
+from meshhold.errors import ExpiredKeyError, InvalidError, NoSuchAccessKeyError, NotFoundError
 from meshhold.model.grant import PREFIX_SIZE_MAX, PREFIXES_MAX, UNLIMITED, Limits, Permission
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.registry.record import Kind, Record, access_key_id
@@ -91,15 +91,15 @@ class Access:
         """Return what the key was granted on the bucket, None for nothing."""
         return self._directory.grants.get((key, bucket.id))
 
+    def knows(self, key: str) -> bool:
+        """Tell whether a key of this id was minted here, or has a grant that this node knows."""
+        directory = self._directory
+        return key in directory.keys or any(key == holder != ANONYMOUS for holder, _ in directory.grants)
+
     def is_read_only(self, key: AccessKeyId) -> bool:
         """Tell whether the key was minted never to do more than read."""
         limits = self._directory.limits.get(key)
         return limits is not None and limits.read_only
-
-    def require(self, key: AccessKeyId, bucket: Bucket, permission: Permission) -> None:
-        """Let the request pass. Errors: `DeniedError`."""
-        if not self.may(key, bucket, permission):
-            raise DeniedError("no")
 
     def may(self, key: AccessKeyId, bucket: Bucket, permission: Permission) -> bool:
         """Tell whether the key was granted this on the whole bucket."""
@@ -243,8 +243,7 @@ class Access:
 
     def _known_key(self, key: str) -> AccessKeyId:
         access_key = AccessKeyId(key)
-        granted = any(holder == access_key for holder, _ in self._directory.grants)
-        if access_key != ANONYMOUS and access_key not in self._directory.keys and not granted:
+        if access_key != ANONYMOUS and not self.knows(key):
             raise NoSuchAccessKeyError(f"no access key {key!r} is known", "see `meshhold s3-key list`")
         return access_key
 

@@ -6,25 +6,25 @@ from dataclasses import replace
 from typing import Final
 
 from meshhold.errors import NoSuchObjectError
-from meshhold.model.entry import Checksums, ObjectVersion
-from meshhold.model.grant import Permission
+from meshhold.model.entry import Checksums, Extras, ObjectVersion
 from meshhold.s3.buckets.lifecycle import expiration_headers
-from meshhold.s3.door import OWNER, Door
+from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.objects.acls import check_acl
+from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.gets import check_version
 from meshhold.s3.syntax.body import PartDigests
 from meshhold.s3.syntax.checksums import SIZES, checksum_elements, new_checksum
 from meshhold.s3.syntax.conditions import iso_date, judge_read, read_conditions, write_condition
-from meshhold.s3.syntax.options import check_options, stored_headers, user_metadata
+from meshhold.s3.syntax.options import DESCRIBING, check_options, stored_headers, user_metadata
 from meshhold.s3.syntax.parts import parse_part_number
-from meshhold.s3.syntax.query import decode_key, parse_query
+from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.contract import Metadata
 from meshhold.store.directory import Bucket
 
-_OWNER: Final = OWNER.encode()
 _CHANGES: Final = frozenset(
     (b"x-amz-storage-class", b"x-amz-server-side-encryption", b"x-amz-website-redirect-location")
 )
@@ -34,12 +34,13 @@ _CHANGES: Final = frozenset(
 async def copy_object(door: Door, request: Request) -> Response:
     """Make one object from another, with the source's metadata or (`REPLACE`) the request's."""
     bucket = door.allow(request, "s3:PutObject")
-    check_options(request, public=door.is_public(bucket))
+    check_options(request, takes_acl=True, taken=DESCRIBING)
+    check_acl(door, request, bucket)
     source_bucket, source_key, source = await _find_source(door, request)
     directive = request.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
     if directive not in (b"COPY", b"REPLACE"):
         raise S3Error("InvalidArgument", "Unknown metadata directive: use COPY or REPLACE.")
-    _check_tagging_directive(request)
+    extras = _extras(door, request, bucket, source)
     metadata = Metadata(stored_headers(request), user_metadata(request)) if directive == b"REPLACE" else None
     is_itself = bucket.id == source_bucket.id and request.key == source_key
     if is_itself and metadata is None and _CHANGES.isdisjoint(request.headers):
@@ -54,7 +55,9 @@ async def copy_object(door: Door, request: Request) -> Response:
     algorithm = request.header(b"x-amz-checksum-algorithm")
     if algorithm is not None:
         source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper())
-    version = await door.objects.copy(source_bucket, source_key, source, bucket, request.key, metadata, condition)
+    version = await door.objects.copy(
+        source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
+    )
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
     response.headers += expiration_headers(bucket, request.key, version)
     return response
@@ -77,9 +80,15 @@ async def _with_checksum(
     return replace(source, checksums=Checksums("FULL_OBJECT", {algorithm: checksum.value()}))
 
 
-def _check_tagging_directive(request: Request) -> None:
-    if request.headers.get(b"x-amz-tagging-directive", b"COPY").upper() != b"COPY":
-        raise S3Error("NotImplemented", "x-amz-tagging-directive: only COPY is offered; objects have no tags.")
+def _extras(door: Door, request: Request, bucket: Bucket, source: ObjectVersion) -> Extras:
+    """Return tags and lock of the copy: the source's tags, unless they are replaced; never the source's lock."""
+    directive = request.headers.get(b"x-amz-tagging-directive", b"COPY").upper()
+    if directive not in (b"COPY", b"REPLACE"):
+        raise S3Error("InvalidArgument", "Unknown tagging directive: use COPY or REPLACE.")
+    extras = extras_of(door, request, bucket)
+    if directive == b"REPLACE" or extras.tags == source.extras.tags:
+        return extras
+    return replace(extras, tags=source.extras.tags)
 
 
 async def upload_part_copy(door: Door, request: Request) -> Response:
@@ -102,18 +111,9 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
 
 async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, ObjectVersion]:
     """Return the object that `x-amz-copy-source` names, if the sender may read it and the conditions hold."""
-    raw = request.headers[b"x-amz-copy-source"]
-    path, _, query = raw.partition(b"?")
-    if not path.startswith(b"/"):
-        path = b"/" + path
-    name, key = decode_key(path.replace(b"+", b" ") if b"%" in path else path)
-    if not name or not key:
-        raise S3Error("InvalidArgument", "x-amz-copy-source must name a bucket and a key: /bucket/key, URL-encoded.")
-    check_version(dict(parse_query(query)).get("versionId"))
-    bucket = door.vaults.bucket(name)
-    door.access.require(request.access_key, bucket, Permission.READ)
-    if request.headers.get(b"x-amz-source-expected-bucket-owner", _OWNER) != _OWNER:
-        raise S3Error("AccessDenied", f"The owner of the source's bucket is {OWNER!r}, not the expected one.")
+    name, key, version_id = parse_copy_source(request.headers[b"x-amz-copy-source"])
+    check_version(version_id)
+    bucket = await door.allow_source(request, name, key, version_id)
     try:
         source = await door.objects.find(bucket, key)
     except NoSuchObjectError:

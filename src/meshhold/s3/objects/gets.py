@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from meshhold.errors import NoSuchObjectError
 from meshhold.model.entry import PLAIN, Checksums, ObjectVersion
-from meshhold.model.grant import Permission
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
@@ -34,7 +33,7 @@ async def get_object(door: Door, request: Request) -> Response:
     """Answer GET of an object: 200, 206, 304, or an error. The bytes stream."""
     check_read_options(request)
     bucket = door.allow(request, "s3:GetObject")
-    version = await _find(door, request, bucket)
+    version = await find_version(door, request, bucket)
     unchanged = _check_conditions(request, version)
     if unchanged is not None:
         return unchanged
@@ -58,13 +57,13 @@ async def head_object(door: Door, request: Request) -> Response:
     return response
 
 
-async def _find(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
+async def find_version(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
     """Return the version that is asked for. Who may not list learns nothing about which keys exist."""
     check_version(request.query.get("versionId"))
     try:
         return await door.objects.find(bucket, request.key)
     except NoSuchObjectError:
-        if not door.access.may(request.access_key, bucket, Permission.LIST):
+        if not door.may_know(request, bucket, request.key):
             raise S3Error("AccessDenied", "Access Denied") from None
         raise S3Error(
             "NoSuchKey",
@@ -86,7 +85,7 @@ def _check_conditions(request: Request, version: ObjectVersion) -> Response | No
     verdict = judge_read(read_conditions(request.headers), version.etag, version.modified_ms)
     if verdict.status == 304:
         kept = [(name.encode(), encode_header(value)) for name, value in version.headers.items() if name in _CACHING]
-        return Response(304, [(b"etag", b'"%b"' % version.etag.encode()), _last_modified(version), *kept])
+        return Response(304, [(b"etag", b'"%b"' % version.etag.encode()), last_modified(version), *kept])
     if verdict.status != 200:
         raise S3Error(
             "PreconditionFailed",
@@ -138,7 +137,8 @@ def part_checksums(version: ObjectVersion, row: PartRow) -> Checksums:
     return Checksums(version.checksums.kind, kept)
 
 
-def _last_modified(version: ObjectVersion) -> tuple[bytes, bytes]:
+def last_modified(version: ObjectVersion) -> tuple[bytes, bytes]:
+    """Return the header `Last-Modified`."""
     return (b"last-modified", http_date(version.modified_ms).encode())
 
 
@@ -159,7 +159,7 @@ def object_headers(request: Request, version: ObjectVersion) -> Headers:
                 stored[overridden] = encode_header(wish)
     headers: Headers = [
         (b"etag", b'"%b"' % version.etag.encode()),
-        _last_modified(version),
+        last_modified(version),
         (b"accept-ranges", b"bytes"),
         *stored.items(),
     ]

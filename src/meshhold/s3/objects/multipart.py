@@ -7,12 +7,14 @@ from meshhold.s3.buckets.lifecycle import abort_headers, expiration_headers
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
+from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
+from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
 from meshhold.s3.syntax.body import open_body, read_document
 from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
-from meshhold.s3.syntax.options import check_options, encryption_headers, stored_headers, user_metadata
+from meshhold.s3.syntax.options import DESCRIBING, check_options, encryption_headers, stored_headers, user_metadata
 from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.xml import document, parse_complete, tag
 
@@ -22,7 +24,8 @@ _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 async def create_upload(door: Door, request: Request) -> Response:
     """Begin an upload; what describes the object is said here."""
     bucket = door.allow(request, "s3:PutObject")
-    check_options(request, public=door.is_public(bucket))
+    check_options(request, takes_acl=True, taken=DESCRIBING)
+    check_acl(door, request, bucket)
     algorithm, kind = checksum_wish(request)
     upload = Upload(
         initiated_ms=door.now_ms(),
@@ -31,6 +34,7 @@ async def create_upload(door: Door, request: Request) -> Response:
         user=user_metadata(request),
         checksum=algorithm,
         checksum_kind=kind,
+        extras=extras_of(door, request, bucket),
     )
     upload_id = await door.uploads.begin(bucket, request.key, upload)
     name = tag("Bucket", request.bucket_name) + tag("Key", request.key.decode()) + tag("UploadId", upload_id)

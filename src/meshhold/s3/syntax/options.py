@@ -47,10 +47,10 @@ REDIRECT_LENGTH_MAX: Final = 2048  # S3's own limit
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
 
-def check_options(request: Request, *, public: bool = False, taken: frozenset[bytes] = frozenset()) -> None:
-    """Take what holds anyway. `public` says that everybody may read the bucket, as `public-read` asks.
+def check_options(request: Request, *, takes_acl: bool = False, taken: frozenset[bytes] = frozenset()) -> None:
+    """Take what holds anyway. `takes_acl`: the operation judges itself which access its headers ask for.
 
-    `taken` names the headers that this operation reads itself.
+    `taken` names the other headers that it reads itself.
 
     Errors: `NotImplemented`, naming the header; `InvalidStorageClass`, `InvalidEncryptionAlgorithmError`.
     """
@@ -60,16 +60,10 @@ def check_options(request: Request, *, public: bool = False, taken: frozenset[by
             continue
         if name in _REFUSED and name not in taken and headers[name] != _HARMLESS.get(name):
             raise S3Error("NotImplemented", f"The header {name.decode()} asks for {_REFUSED[name]}: not offered here.")
-        if name.startswith(b"x-amz-grant-"):
+        if name.startswith(b"x-amz-grant-") and not takes_acl:
             raise _acl_refusal(name.decode())
     acl = headers.get(b"x-amz-acl", b"private")
-    if acl == b"public-read" and not public:
-        raise S3Error(
-            "NotImplemented",
-            "x-amz-acl: public-read is not offered for one object: upload without an ACL, or let everybody read the "
-            f"whole bucket with `meshhold s3-perm grant anonymous {request.bucket_name} read`.",
-        )
-    if acl not in _PRIVATE_ACLS and acl != b"public-read":
+    if acl not in _PRIVATE_ACLS and not takes_acl:
         raise _acl_refusal(f"x-amz-acl: {acl.decode('latin-1')}")
     storage_class = headers.get(b"x-amz-storage-class", b"STANDARD")
     if storage_class != b"STANDARD":
@@ -86,7 +80,7 @@ def check_options(request: Request, *, public: bool = False, taken: frozenset[by
 def _acl_refusal(what: str) -> S3Error:
     return S3Error(
         "NotImplemented",
-        f"{what} is not offered: access is granted per bucket, with `meshhold s3-perm grant`.",
+        f"{what} is not offered here: access is granted per bucket or prefix, with `meshhold s3-perm grant`.",
     )
 
 

@@ -177,6 +177,17 @@ def decode_key(raw_path: bytes) -> tuple[str, bytes]:
         raise S3Error("InvalidURI", "Couldn't parse the specified URI: the bucket's name is not UTF-8.") from None
 
 
+def parse_copy_source(raw: bytes) -> tuple[str, bytes, str | None]:
+    """Return bucket, key and version (None for none) that `x-amz-copy-source` names. Errors: `InvalidArgument`."""
+    path, _, query = raw.partition(b"?")
+    if not path.startswith(b"/"):
+        path = b"/" + path
+    name, key = decode_key(path.replace(b"+", b" ") if b"%" in path else path)
+    if not name or not key:
+        raise S3Error("InvalidArgument", "x-amz-copy-source must name a bucket and a key: /bucket/key, URL-encoded.")
+    return name, key, dict(parse_query(query)).get("versionId")
+
+
 def check_key(key: bytes) -> None:
     """Refuse what S3 cannot name: `KeyTooLongError` over 1,024 bytes, `InvalidURI` for NUL or bad UTF-8."""
     if len(key) > KEY_SIZE_MAX:
