@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from meshhold.index.contract import Listed
+from meshhold.index.contract import Counts, Listed
 from meshhold.replication.index.registers import Listings, Registers
 from meshhold.store.directory import Bucket
 
@@ -36,6 +36,10 @@ class Listing:
 
     def __init__(self, registers: Registers) -> None:
         self._registers = registers
+
+    async def counts(self, bucket: Bucket) -> Counts | None:
+        """Return how many objects the bucket has and their bytes, as one replica counts them; None if none answers."""
+        return await self._registers.counts(bucket.id)
 
     async def page(self, bucket: Bucket, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
         """Return up to `limit` keys and common prefixes greater than `after`, in key order.
