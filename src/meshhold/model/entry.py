@@ -109,7 +109,8 @@ class Extras:
     """What few objects have: tags, a lock, a client's own key; and what versioning needs to know.
 
     `version` is the 16-byte id of the version, `b""` for one that came before its bucket was ever versioned. S3 calls
-    it `null` where `is_null`. `revision` counts the changes of the stack of versions whose top this is.
+    it `null` where `is_null`. `revision` counts the changes of the stack of versions whose top this is, and `gone`
+    holds the ids of versions that are deleted although their rows may not say so yet; see `rules.stack`.
     """
 
     version: bytes = b""
@@ -118,6 +119,7 @@ class Extras:
     tags: dict[str, str] = field(default_factory=dict)
     lock: Lock | None = None
     customer: CustomerSeal | None = None
+    gone: tuple[bytes, ...] = ()
 
 
 PLAIN: Final = Extras()
@@ -277,6 +279,8 @@ def _pack_extras(extras: Extras) -> list[dict[int, Any]]:
         packed[4] = [extras.lock.mode, extras.lock.until_ms, extras.lock.legal_hold]
     if extras.customer is not None:
         packed[5] = [extras.customer.key_md5, extras.customer.salt, extras.customer.proof]
+    if extras.gone:
+        packed[6] = list(extras.gone)
     return [packed]
 
 
@@ -284,7 +288,7 @@ def _unpack_extras(fields: list[Any]) -> Extras:
     if not fields:
         return PLAIN
     (packed,) = fields
-    unknown = packed.keys() - range(6)
+    unknown = packed.keys() - range(7)
     if unknown:
         raise UnknownFormatError(f"an index entry has the fields {sorted(unknown)}, not known", "use a newer meshhold")
     return Extras(
@@ -294,4 +298,5 @@ def _unpack_extras(fields: list[Any]) -> Extras:
         tags=packed.get(3, {}),
         lock=Lock(*packed[4]) if 4 in packed else None,
         customer=CustomerSeal(*packed[5]) if 5 in packed else None,
+        gone=tuple(packed.get(6, ())),
     )

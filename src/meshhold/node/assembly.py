@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meshhold import __version__
+from meshhold.blocking import in_threads
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.config import Config
 from meshhold.crypto.identity import Identity
@@ -25,6 +26,9 @@ from meshhold.node.mesh import Mesh
 from meshhold.replication.collecting.collector import Collector, Company
 from meshhold.replication.collecting.snapshots import Snapshots
 from meshhold.replication.records.record_keeper import RecordKeeper
+from meshhold.rules.quota import Room
+from meshhold.s3.access_log import AccessLog, LogSettings
+from meshhold.s3.counters import Counters
 from meshhold.s3.door import Door, Settings
 from meshhold.store.access import Access
 from meshhold.store.bucket_rules import BucketRulesKeeper
@@ -32,6 +36,8 @@ from meshhold.store.care import Care
 from meshhold.store.conflicts import Conflicts
 from meshhold.store.directory import Directory
 from meshhold.store.drains import Drains
+from meshhold.store.expiry import Expiry
+from meshhold.store.expiry_walk import Stores
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
 from meshhold.store.listing import Listing
@@ -46,6 +52,7 @@ from meshhold.store.roll_call import RollCall
 from meshhold.store.secrets import Secrets
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
+from meshhold.store.versions import Versions
 
 COLLECT_GRACE_S: Final = 24 * 3600.0  # longer than any upload that is still alive
 
@@ -77,6 +84,9 @@ class Node:
     index_news: IndexNews
     repairs: Repairs
     chunks: ChunkStore
+    expiry: Expiry
+    counters: Counters
+    access_log: AccessLog | None
     started_s: float
     s3_addr: str = ""
     web_addr: str = ""
@@ -103,7 +113,30 @@ class Node:
             "objects": sum(self.keeping.replica.index.counts(vault).objects for vault in self.directory.by_id),
             "mesh": self.mesh.summary(),
             "indexes": self._indexes(),
+            "quotas": self._quotas(),
+            "lifecycle": self._lifecycles(),
+            "access_log_dropped": 0 if self.access_log is None else self.access_log.dropped,
         }
+
+    def _quotas(self) -> list[dict[str, Any]]:
+        """Return how full each vault with a quota is, of those whose index this node keeps."""
+        kept = self.keeping.shown()
+        shown = []
+        for vault, bucket in self.directory.by_id.items():
+            if bucket.rules.quota is not None and vault in kept:
+                counts = self.keeping.replica.index.counts(vault)
+                share = Room(bucket.rules.quota, counts.bytes, counts.objects).share
+                shown.append({"vault": vault, "name": bucket.name, "percent": int(share * 100)})
+        return shown
+
+    def _lifecycles(self) -> list[dict[str, Any]]:
+        """Return what the last walk over each vault with a lifecycle did."""
+        return [
+            {"vault": view.vault, "name": view.name, "ended_ms": view.last.ended_ms, "removed": view.last.removed}
+            | {"error": view.last.error, "next_ms": view.next_ms}
+            for view in self.expiry.views()
+            if view.last is not None
+        ]
 
     def _indexes(self) -> list[dict[str, Any]]:
         known = self.directory.by_id
@@ -133,6 +166,8 @@ def _assemble(base: Foundation) -> Node:
     snapshots, collector = _make_collection(base, renewal)
     roll_call = RollCall(nodes, registers.replica)
     index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)
+    versions = Versions(registers, objects.stacks)
+    stores = Stores(registers, objects, uploads, versions, day_ms=base.config.s3.lifecycle_day_s * 1000)
     settings = Settings(region=base.config.s3.region, put_size_max=base.config.s3.max_put_bytes)
     return Node(
         config=base.config,
@@ -154,12 +189,33 @@ def _assemble(base: Foundation) -> Node:
         repairs=Repairs(directory, vaults, fellowship, chunk_keeping.repair, nodes.name_of),
         index_replicas=index_replicas,
         mesh=base.mesh,
-        door=Door(objects, uploads, Listing(registers), vaults, access, BucketRulesKeeper(directory), settings, now_ms),
+        door=Door(
+            objects,
+            uploads,
+            Listing(registers),
+            vaults,
+            access,
+            BucketRulesKeeper(directory),
+            settings,
+            versions,
+            now_ms,
+        ),
         keeping=keeping,
         chunk_keeping=chunk_keeping,
         chunks=base.chunks,
+        expiry=Expiry(directory, vaults, stores, leads=collector.leads, now_ms=locks.now_ms),
+        counters=Counters(lambda name: vaults.known_alias(name) is not None, time.time()),
+        access_log=_make_access_log(base),
         started_s=time.time(),
     )
+
+
+def _make_access_log(base: Foundation) -> AccessLog | None:
+    s3 = base.config.s3
+    if s3.access_log is None:
+        return None
+    how = LogSettings(s3.access_log, s3.access_log_format, s3.access_log_bytes, s3.access_log_files)
+    return AccessLog(how, in_threads(1))  # of its own: a slow log must not keep chunks waiting
 
 
 def _make_collection(base: Foundation, renewal: Renewal) -> tuple[Snapshots, Collector]:

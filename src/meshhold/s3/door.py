@@ -22,6 +22,7 @@ from meshhold.store.listing import Listing
 from meshhold.store.objects import Objects
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
+from meshhold.store.versions import Versions
 
 OWNER: Final = "meshhold"
 """Id and display name of the one account: every bucket and object is its own, and access keys are its users."""
@@ -55,6 +56,7 @@ class Door:
     access: Access
     rules: BucketRulesKeeper
     settings: Settings
+    versions: Versions
     now_ms: Callable[[], int]
 
     def secret(self, access_key_id: str) -> str:

@@ -9,13 +9,37 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from meshhold.s3.buckets import buckets, cors, encryption, lifecycle, website
+from meshhold.s3.buckets import acls as bucket_acls
+from meshhold.s3.buckets import (
+    buckets,
+    cors,
+    encryption,
+    lifecycle,
+    ownership,
+    policies,
+    public_access,
+    versioning,
+    website,
+)
 from meshhold.s3.buckets import locks as bucket_locks
 from meshhold.s3.buckets import tagging as bucket_tagging
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response
-from meshhold.s3.objects import copies, deletes, gets, listings, multipart, posts, puts
+from meshhold.s3.objects import (
+    acls,
+    attributes,
+    copies,
+    deletes,
+    gets,
+    listings,
+    locks,
+    multipart,
+    posts,
+    puts,
+    tagging,
+    versions,
+)
 
 Handler = Callable[[Door, Request], Awaitable[Response]]
 
@@ -48,14 +72,27 @@ _BUCKET: Final[dict[tuple[str, str], Handler]] = {
     ("GET", "encryption"): encryption.get_encryption,
     ("PUT", "encryption"): encryption.put_encryption,
     ("DELETE", "encryption"): encryption.delete_encryption,
-    ("GET", "versioning"): buckets.get_versioning,
-    ("GET", "versions"): listings.list_versions,
+    ("GET", "versioning"): versioning.get_versioning,
+    ("PUT", "versioning"): versioning.put_versioning,
+    ("GET", "versions"): versions.list_versions,
     ("GET", "uploads"): multipart.list_uploads,
     ("POST", ""): posts.post_object,
     ("POST", "delete"): deletes.delete_objects,
     ("PUT", "website"): website.put_website,
     ("GET", "website"): website.get_website,
     ("DELETE", "website"): website.delete_website,
+    ("GET", "acl"): bucket_acls.get_acl,
+    ("PUT", "acl"): bucket_acls.put_acl,
+    ("GET", "policy"): policies.get_policy,
+    ("PUT", "policy"): policies.put_policy,
+    ("DELETE", "policy"): policies.delete_policy,
+    ("GET", "policyStatus"): policies.get_policy_status,
+    ("GET", "publicAccessBlock"): public_access.get_block,
+    ("PUT", "publicAccessBlock"): public_access.put_block,
+    ("DELETE", "publicAccessBlock"): public_access.delete_block,
+    ("GET", "ownershipControls"): ownership.get_ownership,
+    ("PUT", "ownershipControls"): ownership.put_ownership,
+    ("DELETE", "ownershipControls"): ownership.delete_ownership,
     ("PUT", "cors"): cors.put_cors,
     ("GET", "cors"): cors.get_cors,
     ("DELETE", "cors"): cors.delete_cors,
@@ -68,8 +105,18 @@ _OBJECT: Final[dict[tuple[str, str], Handler]] = {
     ("GET", ""): gets.get_object,
     ("HEAD", ""): gets.head_object,
     ("PUT", ""): puts.put_object,
+    ("GET", "attributes"): attributes.get_attributes,
     ("PUT", "copy"): copies.copy_object,
     ("DELETE", ""): deletes.delete_object,
+    ("GET", "tagging"): tagging.get_tagging,
+    ("PUT", "tagging"): tagging.put_tagging,
+    ("DELETE", "tagging"): tagging.delete_tagging,
+    ("GET", "retention"): locks.get_retention,
+    ("PUT", "retention"): locks.put_retention,
+    ("GET", "legal-hold"): locks.get_legal_hold,
+    ("PUT", "legal-hold"): locks.put_legal_hold,
+    ("GET", "acl"): acls.get_acl,
+    ("PUT", "acl"): acls.put_acl,
     ("POST", "uploads"): multipart.create_upload,
     ("PUT", "uploadId"): multipart.upload_part,
     ("PUT", "uploadId copy"): copies.upload_part_copy,

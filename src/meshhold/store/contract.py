@@ -69,6 +69,13 @@ class WriteCondition:
 ALWAYS = WriteCondition()
 
 
+class Condition(Protocol):
+    """What judges a deletion by the version that is to be deleted."""
+
+    def check(self, version: ObjectVersion | DeleteMarker | None, /) -> None:
+        """Let the deletion pass, or raise a `RefusedError`. Pure; None where there is nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteCondition:
     """When a deletion may happen: None for no condition. `etag` is without quotes, `*` for anything that is there.

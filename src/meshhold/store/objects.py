@@ -11,21 +11,35 @@ import trio
 
 from meshhold.crypto.random import new_salt
 from meshhold.errors import (
+    DeleteMarkerError,
     MetadataTooLargeError,
     NoSuchObjectError,
+    NoSuchVersionError,
     TooLargeError,
 )
-from meshhold.model.entry import ObjectVersion, Space, Value
+from meshhold.model.entry import PLAIN, DeleteMarker, Extras, ObjectVersion, Space, Value
 from meshhold.replication.chunks.reader import ChunkReader, Sink
 from meshhold.replication.chunks.writer import ChunkWriter, Flight
-from meshhold.replication.index.registers import Change, Early, Registers, Write
+from meshhold.replication.index.registers import Early, Registers
 from meshhold.replication.tasks import open_tasks
+from meshhold.rules.lock import check_removal
+from meshhold.rules.stack import Stacked, object_of, parse_id, shown_id, top_of
+from meshhold.rules.versioning import Versioning
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
-from meshhold.store.contract import ALWAYS, Body, Metadata, WriteCondition
+from meshhold.store.contract import (
+    ALWAYS,
+    ANYWAY,
+    Body,
+    Condition,
+    Deleted,
+    Metadata,
+    WriteCondition,
+)
 from meshhold.store.directory import Bucket
 from meshhold.store.gates import Gates
 from meshhold.store.quotas import Quotas, check_room
 from meshhold.store.renewal import Renewal
+from meshhold.store.stacks import Stacks
 
 METADATA_SIZE_MAX: Final = (
     8 * 1024
@@ -57,22 +71,31 @@ class Objects:
         self.quotas = Quotas(registers)
         self._now_ms = now_ms
         self.lock_now_ms = lock_now_ms or now_ms
+        self.stacks = Stacks(registers, gates, now_ms)
 
     async def put(
-        self, bucket: Bucket, key: bytes, body: Body, metadata: Metadata, condition: WriteCondition = ALWAYS
+        self,
+        bucket: Bucket,
+        key: bytes,
+        body: Body,
+        metadata: Metadata,
+        condition: WriteCondition = ALWAYS,
+        extras: Extras = PLAIN,
     ) -> ObjectVersion:
         """Keep the body as the object, durable and visible when this returns; replaces what was there.
 
+        Where the bucket keeps versions, what was there becomes an earlier one. `extras` say tags, lock and the client's
+        own key.
         Errors: what the body raises; what the condition raises (checked first, so that a doomed upload ends early, and
         again with the write itself); `UnavailableError`. After an error the earlier object is untouched.
         """
         check_metadata(metadata)
         if condition != ALWAYS:
             self.check_condition(bucket, condition)
-            condition.check(await self._current(bucket, key))
+            condition.check(object_of(await self.stacks.read(bucket, key)))
         async with self._registers.prepare_early(bucket.id, Space.OBJECTS, key) as early:
             with self._writer.in_flight() as flight:
-                return await self._put(bucket, key, body, metadata, condition, early, flight)
+                return await self._put(bucket, key, body, metadata, condition, extras, early, flight)
 
     async def _put(
         self,
@@ -81,6 +104,7 @@ class Objects:
         body: Body,
         metadata: Metadata,
         condition: WriteCondition,
+        extras: Extras,
         early: Early | None,
         flight: Flight,
     ) -> ObjectVersion:
@@ -95,6 +119,7 @@ class Objects:
             headers=metadata.headers,
             user=metadata.user,
             checksums=digested.checksums,
+            extras=extras,
         )
         return await self.commit(bucket, key, version, condition, early)
 
@@ -116,33 +141,56 @@ class Objects:
         `QuotaExceededError`.
         """
         room = None if bucket.rules.quota is None else await self.quotas.room(bucket)
+        keeps = bucket.rules.versioning is not Versioning.NEVER
 
-        def decide(current: Value | None) -> Change:
-            condition.check(current)
+        def check(current: Value | None) -> None:
+            condition.check(object_of(current))
             if room is not None:
-                check_room(room, bucket, current, version.size)
-            return Write(version)
+                check_room(room, bucket, None if keeps else current, version.size)
 
-        with self.gates.writing(bucket.id):
-            conditional = condition != ALWAYS
-            await self._registers.change(bucket.id, Space.OBJECTS, key, decide, early, conditional=conditional)
-        return version
+        pushed = await self.stacks.push(bucket, key, version, check, early, conditional=condition != ALWAYS)
+        return replace(version, extras=pushed.extras)
 
     def check_condition(self, bucket: Bucket, condition: WriteCondition) -> None:
         """Errors: `UnavailableError` if the vault's writes cannot be conditional and this one would be."""
         if condition != ALWAYS:
             self._registers.check_conditional(bucket.id)
 
-    async def find(self, bucket: Bucket, key: bytes) -> ObjectVersion:
-        """Return the current version. Errors: `NoSuchObjectError`."""
-        entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
-        if entry is None or not isinstance(entry.value, ObjectVersion):
-            raise NoSuchObjectError("no object has this key")
-        return entry.value
+    def check_versions(self, bucket: Bucket) -> None:
+        """Errors: `UnavailableError` if the vault cannot keep versions, since each side goes on alone."""
+        self._registers.check_conditional(bucket.id)
 
-    async def _current(self, bucket: Bucket, key: bytes) -> Value | None:
-        entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
-        return None if entry is None else entry.value
+    async def find(self, bucket: Bucket, key: bytes, version: str | None = None) -> ObjectVersion:
+        """Return the current version, or the one that S3 calls `version`.
+
+        Errors: `NoSuchObjectError`, of which `DeleteMarkerError` is one; `NoSuchVersionError`; `InvalidError` for what
+        is no id.
+        """
+        identifier = None if version is None else parse_id(version)
+        top = top_of(await self.stacks.read(bucket, key))
+        found = top
+        if version is not None:
+            found = None if top is None else await self.stacks.version(bucket, key, top, identifier)
+        if isinstance(found, ObjectVersion):
+            return found
+        if found is not None:
+            raise DeleteMarkerError(
+                "the version is a delete marker", shown_id(found), found.modified_ms, is_named=version is not None
+            )
+        if version is not None:
+            raise NoSuchVersionError("the specified version does not exist")
+        raise NoSuchObjectError("no object has this key")
+
+    async def amend(
+        self, bucket: Bucket, key: bytes, version: str | None, change: Callable[[ObjectVersion], ObjectVersion]
+    ) -> ObjectVersion:
+        """Change tags and lock of the current version, or of the one that S3 calls `version`; return it as it is then.
+
+        Reads and changes behind it see the new ones. `change` is pure and may run several times; what it raises
+        propagates. Errors: as `find`; those of a change.
+        """
+        identifier = None if version is None else parse_id(version)
+        return await self.stacks.amend(bucket, key, identifier, change, is_named=version is not None)
 
     async def send(self, bucket: Bucket, key: bytes, version: ObjectVersion, start: int, stop: int, sink: Sink) -> None:
         """Hand bytes `start` to `stop` of the version to the sink.
@@ -163,14 +211,41 @@ class Objects:
         """Return the part table of an opened content."""
         return await self._reader.part_table(bucket.keys, content)
 
-    async def delete(self, bucket: Bucket, key: bytes, condition: WriteCondition = ALWAYS) -> None:
-        """Remove the object; removing what is not there succeeds, as in S3, unless a condition asks for it."""
+    async def delete(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        condition: Condition = ANYWAY,
+        version: str | None = None,
+        *,
+        may_bypass: bool = False,
+    ) -> Deleted:
+        """Remove the object, or the one version that is named; deleting what is not there succeeds, as in S3.
 
-        def decide(current: Value | None) -> Change:
-            condition.check(current)
-            return Write(None)
+        Where the bucket keeps versions, the object goes under a delete marker, and only a named version goes for good.
+        `may_bypass`: governance locks do not hold the sender. Errors: what the condition raises; `LockedError`;
+        `InvalidError` for what is no version's id.
+        """
+        if version is not None:
+            return await self._delete_version(bucket, key, condition, version, may_bypass=may_bypass)
 
-        await self._registers.change(bucket.id, Space.OBJECTS, key, decide, conditional=condition != ALWAYS)
+        def check(current: Value | None) -> None:
+            condition.check(top_of(current))
+
+        marker = await self.stacks.delete(bucket, key, check, conditional=condition not in (ANYWAY, ALWAYS))
+        return Deleted() if marker is None else Deleted(shown_id(marker), is_marker=True)
+
+    async def _delete_version(
+        self, bucket: Bucket, key: bytes, condition: Condition, version: str, *, may_bypass: bool
+    ) -> Deleted:
+        identifier = parse_id(version)
+
+        def check(found: Stacked) -> None:
+            condition.check(found)
+            check_removal(found.extras.lock, self.lock_now_ms(), may_bypass)
+
+        removed = await self.stacks.remove(bucket, key, identifier, check)
+        return Deleted(version, isinstance(removed, DeleteMarker), was_named=True)
 
     async def copy(
         self,
@@ -181,8 +256,11 @@ class Objects:
         key: bytes,
         metadata: Metadata | None,
         condition: WriteCondition = ALWAYS,
+        extras: Extras | None = None,
     ) -> ObjectVersion:
         """Make the source version the object `key`; with `metadata` None its own metadata comes along.
+
+        So do its tags, and neither its lock nor its client's own key, with `extras` None.
 
         Within a vault no byte moves: the new entry refers to the same chunks, renewed first. Between vaults the bytes
         are opened and sealed anew. The ETag and checksums stay the source's.
@@ -202,6 +280,7 @@ class Objects:
                 content=seal_content(bucket.keys, key, new_salt(), content),
                 headers=source.headers if metadata is None else metadata.headers,
                 user=source.user if metadata is None else metadata.user,
+                extras=Extras(tags=source.extras.tags) if extras is None else extras,
             )
             return await self.commit(bucket, key, version, condition)
 

@@ -211,8 +211,9 @@ class Uploads:
                 user=upload.user,
                 checksums=digested.checksums,
                 parts_count=len(rows),
+                extras=upload.extras,
             )
-            await self._objects.commit(bucket, key, version, condition)
+            version = await self._objects.commit(bucket, key, version, condition)
         await self._discard(bucket, key, upload_id, numbers)
         return Completion(version.etag, version)
 

@@ -57,9 +57,10 @@ _STORAGE: Final = (StorageFullError, StorageFailedError)
 
 
 class Write(NamedTuple):
-    """The decision to store `value`; None deletes."""
+    """The decision to store `value`; None deletes. `always`: the deletion is recorded even where nothing is deleted."""
 
     value: Value | None
+    always: bool = False
 
 
 class Keep(NamedTuple):
@@ -69,6 +70,17 @@ class Keep(NamedTuple):
 KEEP: Final = Keep()
 Change = Write | Keep
 Decide = Callable[[Value | None], Change]
+
+
+class Fence(NamedTuple):
+    """What holds back a change that comes late: a deletion that is recorded stays, and nothing is decided after a time.
+
+    The time is told by both clocks, in milliseconds since 1970 and in Trio's seconds: one of them is set by people, the
+    other stands still while the machine sleeps.
+    """
+
+    until_ms: int
+    until_s: float
 
 
 class Changed(NamedTuple):
@@ -175,13 +187,14 @@ class Registers:
         early: Early | None = None,
         *,
         conditional: bool = False,
+        fence: Fence | None = None,
     ) -> Changed:
         """Change a register by the decision that `decide` takes on its current value; durable when this returns.
 
         `decide` is pure and may run several times. If it raises a `RefusedError`, the value that it saw is settled
         first, so that later readers see no older one; then the error propagates. Deleting what is not there keeps it.
         `early` comes from `prepare_early` for the same register. `conditional` says that the decision depends on the
-        value; where each side goes on alone there is none to depend on.
+        value; where each side goes on alone there is none to depend on. A `fence` is for conditional changes.
         Errors: `UnavailableError` for a conditional change there; `ContentionError` and `NoMajorityError` (nothing was
         written), `UnknownOutcomeError` (read to know), `OverloadedError`, `StorageFullError`, `StorageFailedError`
         (nothing was written).
@@ -199,7 +212,7 @@ class Registers:
                 if done is not None and done.holds:
                     return Changed(done.before, done.after)
                 sent = _sent_alone(done)
-            return await self._change(name, decide, early, sent)
+            return await self._change(name, decide, early, sent, fence)
         finally:
             self._turns.give(name)
 
@@ -235,7 +248,31 @@ class Registers:
             yield early
             nursery.cancel_scope.cancel()
 
-    async def _change(self, name: Register, decide: Decide, early: Early | None, sent: _Sent | None) -> Changed:
+    async def current(self, vault: VaultId, space: Space, key: bytes, early: Early | None) -> Entry | None:
+        """Return the current entry as `read` does: what an early promise of this register showed, if that is known.
+
+        It may then be `EARLY_S` old. Errors: as `read`.
+        """
+        if early is not None:
+            await early.done.wait()
+            sight = early.sight
+            is_fresh = trio.current_time() - early.since_s < EARLY_S
+            if sight is not None and is_fresh and (sight.chosen or sight.highest.accepted == ZERO):
+                return sight.entry
+        return await self.read(vault, space, key)
+
+    def next_stamp(self) -> Stamp:
+        """Return a stamp that is used for nothing else."""
+        return self._clock.tick(self._now_ms())
+
+    async def pause(self, tries: int) -> None:
+        """Wait a little before a use-case of several changes starts over because another node was faster."""
+        limit_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2 ** min(tries, 16))
+        await self._sleep(limit_s * self._chance())
+
+    async def _change(
+        self, name: Register, decide: Decide, early: Early | None, sent: _Sent | None, fence: Fence | None
+    ) -> Changed:
         tries = _Tries(name)
         op: OpId | None = None if sent is None else sent.entry.op
         if early is not None:
@@ -252,13 +289,20 @@ class Registers:
                     continue
                 seen = found
             op = op or OpId(ballot.pack())  # no other round, of this node or another, has this ballot
-            done, sent, failed = await self._attempt(name, ballot, op, seen, decide, sent)
+            done, sent, failed = await self._attempt(name, ballot, op, seen, decide, sent, fence)
             if done is not None:
                 return done
             await self._back_off(tries, failed, sent)
 
     async def _attempt(
-        self, name: Register, ballot: Stamp, op: OpId, seen: Sight, decide: Decide, sent: _Sent | None
+        self,
+        name: Register,
+        ballot: Stamp,
+        op: OpId,
+        seen: Sight,
+        decide: Decide,
+        sent: _Sent | None,
+        fence: Fence | None,
     ) -> tuple[Changed | None, _Sent | None, Failed | None]:
         """Go on from a promise: return the result, or None, what is in flight, and why the round did not end."""
         current = seen.entry
@@ -273,13 +317,16 @@ class Registers:
                 case Outcome.NOT_YET:
                     pass
         try:
-            change = decide(current.value if current else None)
+            if fence is not None and self._is_fenced(fence, name, current):
+                change: Change = KEEP
+            else:
+                change = decide(current.value if current else None)
         except RefusedError:
             failed = await self._settle(name, ballot, seen, sent)
             if failed is None:
                 raise
             return None, sent, failed
-        if isinstance(change, Keep) or (change.value is None and (current is None or current.value is None)):
+        if isinstance(change, Keep) or _keeps(change, current):
             failed = await self._settle(name, ballot, seen, sent)
             return (None if failed else Changed(current, current)), sent, failed
         entry = succeed(current, op, change.value)
@@ -288,6 +335,14 @@ class Registers:
             return Changed(current, entry), sent, None
         base_generation = sent.base_generation if sent else entry.generation - 1
         return None, _Sent(base_generation, current, entry), failed
+
+    def _is_fenced(self, fence: Fence, name: Register, current: Entry | None) -> bool:
+        """Tell whether a recorded deletion stays. Errors: `ContentionError` when it is too late to decide."""
+        if current is not None and current.value is None:
+            return True
+        if self._now_ms() > fence.until_ms or trio.current_time() > fence.until_s:
+            raise ContentionError(f"the change of {_shown(name)} took too long; nothing was written", "retry")
+        return False
 
     async def _settle(self, name: Register, ballot: Stamp, seen: Sight, sent: _Sent | None) -> Failed | None:
         """Make sure that a quorum holds what was seen; the failure if the round was overtaken meanwhile.
@@ -435,9 +490,14 @@ def _keep(_: Value | None) -> Change:
 def _follow(decide: Decide, current: Entry | None, ballot: Stamp) -> Entry | None:
     """Return the entry that a decision makes follow the current one; None to leave it."""
     change = decide(current.value if current else None)
-    if isinstance(change, Keep) or (change.value is None and (current is None or current.value is None)):
+    if isinstance(change, Keep) or _keeps(change, current):
         return None
     return succeed(current, OpId(ballot.pack()), change.value)
+
+
+def _keeps(change: Write, current: Entry | None) -> bool:
+    """Tell whether a change deletes what is not there."""
+    return change.value is None and not change.always and (current is None or current.value is None)
 
 
 def _sent_alone(done: Done | None) -> _Sent | None:

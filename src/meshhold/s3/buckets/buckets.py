@@ -1,36 +1,64 @@
-"""ListBuckets, HeadBucket, GetBucketLocation, GetBucketVersioning, CreateBucket, DeleteBucket. Knows no objects."""
+"""ListBuckets, HeadBucket, GetBucketLocation, CreateBucket, DeleteBucket. Knows no objects."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from meshhold.errors import AliasTakenError, InvalidError
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, check_bucket_name
+from meshhold.rules.bucket import Aspect
+from meshhold.rules.public_access import Ownership
+from meshhold.s3.buckets.acls import acl_at_creation
 from meshhold.s3.buckets.locks import ENABLED_HEADER, wish_at_creation
+from meshhold.s3.buckets.ownership import ownership_at_creation
+from meshhold.s3.buckets.pages import parse_page
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
-from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.syntax.body import read_document
 from meshhold.s3.syntax.conditions import iso_date
 from meshhold.s3.syntax.options import check_options
 from meshhold.s3.syntax.xml import document, parse_create_bucket, tag
+
+_LEGACY_REGION: Final = "us-east-1"
+"""Where S3 answers the creation of a bucket that one has already with 200, and changes nothing.
+Source: Amazon S3 API reference, "Error responses", BucketAlreadyOwnedByYou."""
 
 
 async def list_buckets(door: Door, request: Request) -> Response:
     """Name the buckets that the key has a grant on."""
     if request.access_key == ANONYMOUS:
         raise S3Error("AccessDenied", "Access Denied: listing buckets needs a signed request.")
+    page = parse_page(request.query, door.settings.region)
+    found, token = page.of(door.vaults.granted(request.access_key))
+    region = tag("BucketRegion", door.settings.region) if page.is_asked_for else ""
     rows = "".join(
-        f"<Bucket>{tag('Name', bucket.alias)}{tag('CreationDate', iso_date(bucket.created_ms))}</Bucket>"
-        for bucket in door.vaults.granted(request.access_key)
+        f"<Bucket>{tag('Name', bucket.alias)}{tag('CreationDate', iso_date(bucket.created_ms))}{region}</Bucket>"
+        for bucket in found
     )
     owner = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
-    return xml_response(document("ListAllMyBucketsResult", f"{owner}<Buckets>{rows}</Buckets>"))
+    inner = f"{owner}<Buckets>{rows}</Buckets>"
+    if token:
+        inner += tag("ContinuationToken", token)
+    if page.prefix:
+        inner += tag("Prefix", page.prefix)
+    return xml_response(document("ListAllMyBucketsResult", inner))
 
 
 async def head_bucket(door: Door, request: Request) -> Response:
-    """Tell whether the bucket is there and may be listed."""
-    door.allow(request, "s3:ListBucket")
-    return Response(200, [(b"x-amz-bucket-region", door.settings.region.encode())])
+    """Tell whether the bucket is there and may be listed; with `read-stats`, an option of Ceph's, what it holds."""
+    bucket = door.allow(request, "s3:ListBucket")
+    headers: Headers = [
+        (b"x-amz-bucket-region", door.settings.region.encode()),
+        (b"x-amz-access-point-alias", b"false"),
+    ]
+    if request.query.get("read-stats") == "true":
+        counts = await door.listing.counts(bucket)
+        if counts is not None:
+            headers.append((b"x-rgw-object-count", b"%d" % counts.objects))
+            headers.append((b"x-rgw-bytes-used", b"%d" % counts.bytes))
+    return Response(200, headers)
 
 
 async def get_location(door: Door, request: Request) -> Response:
@@ -39,25 +67,22 @@ async def get_location(door: Door, request: Request) -> Response:
     return xml_response(document("LocationConstraint", door.settings.region))
 
 
-async def get_versioning(door: Door, request: Request) -> Response:
-    """Say that versioning was never enabled, as S3 does: with an empty document."""
-    door.allow(request, "s3:GetBucketVersioning")
-    return xml_response(document("VersioningConfiguration", ""))
-
-
 async def create_bucket(door: Door, request: Request) -> Response:
     """Make a vault with this alias, for a key minted with `--create-buckets`; the key gets read and write on it."""
     if request.access_key == ANONYMOUS:
         raise S3Error("AccessDenied", "Access Denied: creating a bucket needs a signed request.")
     _check_name(request.bucket_name)
     lock = wish_at_creation(request)
-    check_options(request, taken=frozenset((ENABLED_HEADER,)))
+    check_options(request, takes_acl=True, taken=frozenset((ENABLED_HEADER,)))
+    acl, ownership = acl_at_creation(door, request), ownership_at_creation(request)
     constraint = parse_create_bucket(await read_document(request, door.settings))
     if constraint not in (None, "", door.settings.region):
         raise S3Error("InvalidLocationConstraint", f"The only region here is {door.settings.region!r}.")
     taken = door.vaults.known_alias(request.bucket_name)
     if taken is not None:
         if door.access.may(request.access_key, taken, Permission.WRITE):
+            if door.settings.region == _LEGACY_REGION:
+                return Response(200, [(b"location", b"/" + request.bucket_name.encode())])
             raise S3Error(
                 "BucketAlreadyOwnedByYou",
                 "Your previous request to create the named bucket succeeded and you already own it.",
@@ -77,6 +102,11 @@ async def create_bucket(door: Door, request: Request) -> Response:
     except AliasTakenError:
         raise S3Error("OperationAborted", "The bucket is being created by another request; try again.") from None
     await door.access.grant(request.access_key, vault.id, Permission.READ | Permission.WRITE | Permission.OWN)
+    bucket = door.vaults.bucket(request.bucket_name)
+    if ownership is not Ownership.UNSET:
+        await door.rules.set(bucket, Aspect.OWNERSHIP, ownership)
+    if acl is not None:
+        await door.access.publish(bucket)
     return Response(200, [(b"location", b"/" + request.bucket_name.encode())])
 
 

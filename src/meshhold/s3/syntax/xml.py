@@ -123,14 +123,16 @@ def parse(raw: bytes, root: str) -> Element:
 
 @dataclass(frozen=True, slots=True)
 class DeleteTarget:
-    """One object that DeleteObjects names; `etag` (without quotes) is a condition where it is given.
+    """One object that DeleteObjects names; `etag`, `modified` and `size` are conditions where they are given.
 
-    `key` may be longer than S3 allows: that is this key's own error.
+    `key` may be longer than S3 allows, and a condition may be none: that is this key's own error.
     """
 
     key: bytes
     version_id: str | None = None
     etag: str | None = None
+    modified: str | None = None
+    size: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +171,10 @@ def _target(element: Element) -> DeleteTarget:
     found = text_fields(element, {"Key", "VersionId", "ETag", "LastModifiedTime", "Size"})
     if not found.get("Key"):
         malformed("an <Object> has no <Key>")
-    for name in ("LastModifiedTime", "Size"):
-        if name in found:
-            raise S3Error("NotImplemented", f"Deleting on condition of <{name}> is not implemented: use <ETag>.")
-    etag = found.get("ETag")
     return DeleteTarget(
-        found["Key"].encode(), found.get("VersionId"), None if etag is None else etag.strip().strip('"')
-    )
+        found["Key"].encode(), found.get("VersionId"), found.get("ETag"), found.get("LastModifiedTime"),
+        found.get("Size"),
+    )  # fmt: skip
 
 
 def text_fields(element: Element, known: set[str]) -> dict[str, str]:
