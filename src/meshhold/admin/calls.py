@@ -17,7 +17,9 @@ from meshhold.admin.services import (
     Access,
     Care,
     Conflicts,
+    Counts,
     Drains,
+    Expiry,
     Members,
     Mesh,
     Recovery,
@@ -85,6 +87,8 @@ def make_dispatch(
     repairs: Repairs | None = None,
     secrets: Secrets | None = None,
     recovery: Recovery | None = None,
+    expiry: Expiry | None = None,
+    counts: Counts | None = None,
 ) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
     calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
@@ -101,6 +105,10 @@ def make_dispatch(
         calls |= _secret_calls(secrets)
     if recovery is not None:
         calls |= _recovery_calls(recovery)
+    if expiry is not None:
+        calls |= _expiry_calls(expiry)
+    if counts is not None:
+        calls |= _count_calls(counts)
     calls["status"] = _Call(_status(status, mesh, repairs), {})
 
     async def dispatch(name: str, args: dict[str, Any], progress: Progress) -> Any:
@@ -349,6 +357,26 @@ def _index_calls(vaults: Vaults, members: Members) -> dict[str, _Call]:
         "vault.replicas": _Call(replicas, {"vault": _TEXT}),
         "vault.set": _Call(set_vault, {"vault": _TEXT, **changes}),
     }
+
+
+def _expiry_calls(expiry: Expiry) -> dict[str, _Call]:
+    async def views(args: dict[str, Any], _progress: Progress) -> Any:
+        return expiry.views(args["vault"])
+
+    async def run(args: dict[str, Any], progress: Progress) -> Any:
+        return await expiry.run(args["vault"], progress, dry_run=args["dry_run"])
+
+    return {
+        "vault.lifecycle": _Call(views, {"vault": _OPTIONAL_TEXT}),
+        "vault.expire": _Call(run, {"vault": _TEXT, "dry_run": _FLAG}, long=True),
+    }
+
+
+def _count_calls(counts: Counts) -> dict[str, _Call]:
+    async def show(_args: dict[str, Any], _progress: Progress) -> Any:
+        return counts()
+
+    return {"counters": _Call(show, {})}
 
 
 def _conflict_calls(conflicts: Conflicts) -> dict[str, _Call]:

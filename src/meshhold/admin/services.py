@@ -214,6 +214,20 @@ class Secrets(Protocol):
         """Make this node a trusted member of the vault of these secrets; return its view."""
 
 
+class Expiry(Protocol):
+    """What the lifecycles of vaults end. Views and reports are dataclasses of plain values."""
+
+    def views(self, vault: str | None, /) -> Sequence[Any]:
+        """Return the rules of one vault, or of all that have some, and what the last walk found."""
+
+    async def run(self, vault: str | None, progress: ReportProgress, /, *, dry_run: bool) -> Sequence[Any]:
+        """Remove what is due, or with `dry_run` only tell what that is; return a report for each vault."""
+
+
+Counts = Callable[[], dict[str, Any]]
+"""Returns `since_ms`, and `keys` and `buckets`: what each was asked for since then; see `s3.counters`."""
+
+
 class Recovery(Protocol):
     """Indexes whose replicas are gone for good, brought back from a snapshot. Views carry `taken_ms` and `objects`."""
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, size_text, table_lines
+from meshhold.cli.counters import counter_lines
+from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, size_text, table_lines
+from meshhold.cli.quota import quota_warnings
 from meshhold.cli.roster import roster_lines
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.vault_check import repair_lines
@@ -16,10 +18,15 @@ from meshhold.cli.watching import watch_lines
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Draw it again every 2 s, until Ctrl-C.")
+@click.option("--counters", is_flag=True, help="Show what each key and bucket was asked for since the start.")
 @client_options
 @click.pass_obj
-def status(session: Session, watch: bool) -> None:
+def status(session: Session, watch: bool, counters: bool) -> None:
     """Show the running node and its mesh."""
+    if counters:
+        counted = session.call("counters")
+        session.show(counted, lambda: print("\n".join(counter_lines(counted))))
+        return
     if watch and session.as_json:
         raise click.UsageError("--watch draws for people; a script repeats `meshhold status --json`")
     if watch:
@@ -48,10 +55,20 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     )
     if found["indexes"]:
         lines += ["", *_index_lines(found["indexes"])]
+    warnings = [*quota_warnings(found.get("quotas", [])), *_upkeep_warnings(found)]
+    if warnings:
+        lines += ["", *(printable(line) for line in warnings)]
     shared = [view for view in found.get("repair", ()) if view["members"] > 1]
     if shared:
         lines += ["", *repair_lines(shared)]
     return [*lines, "", *roster_lines(found["nodes"])] if len(found["nodes"]) > 1 else lines
+
+
+def _upkeep_warnings(found: dict[str, Any]) -> list[str]:
+    """Return sentences on what runs by itself and did not end well."""
+    lines = [f"lifecycle of vault {one['name']}: {one['error']}" for one in found.get("lifecycle", []) if one["error"]]
+    dropped = found.get("access_log_dropped", 0)
+    return [*lines, f"access log: {dropped} lines were lost; see the daemon's log"] if dropped else lines
 
 
 def _index_lines(indexes: Sequence[dict[str, Any]]) -> list[str]:

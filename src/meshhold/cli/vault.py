@@ -20,6 +20,7 @@ from meshhold.cli.session import Session, client_options
 from meshhold.cli.vault_check import check, repair
 from meshhold.cli.vault_conflicts import conflicts
 from meshhold.cli.vault_index import ask_index, index_lines, set_vault
+from meshhold.cli.vault_lifecycle import lifecycle
 from meshhold.cli.vault_members import MEMBER_COMMANDS
 from meshhold.cli.vault_recovery import RECOVERY_COMMANDS
 from meshhold.errors import RefusedError
@@ -30,7 +31,7 @@ def vault() -> None:
     """Create, list, map, share and check vaults. VAULT is an id, its unique beginning, a name or an alias."""
 
 
-for _command in (*MEMBER_COMMANDS, *RECOVERY_COMMANDS, set_vault, conflicts, check, repair):
+for _command in (*MEMBER_COMMANDS, *RECOVERY_COMMANDS, set_vault, lifecycle, conflicts, check, repair):
     vault.add_command(_command)
 
 
@@ -120,14 +121,15 @@ def _size_text(size: int | None) -> str:
 @click.argument("vault_ref", metavar="VAULT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Delete its objects too.")
+@click.option("--break-locks", is_flag=True, help="Delete versions too that compliance or a legal hold keeps.")
 @client_options
 @click.pass_obj
-def delete(session: Session, vault_ref: str, yes: bool, force: bool) -> None:
+def delete(session: Session, vault_ref: str, yes: bool, force: bool, break_locks: bool) -> None:
     """Delete a vault. Nothing brings it back."""
     found = session.call("vault.show", {"vault": vault_ref})
     if not yes and not _confirmed(found):
         raise RefusedError("nothing was deleted", "answer y, or use --yes in scripts")
-    session.call("vault.delete", {"vault": found["id"], "force": force})
+    session.call("vault.delete", {"vault": found["id"], "force": force, "break_locks": break_locks})
     session.show({"id": found["id"]}, lambda: print(f"deleted vault {found['id']}"))
 
 

@@ -10,6 +10,10 @@ from typing import Final
 
 from meshhold.config.document import Section, Value, open_document, parse_integer
 from meshhold.config.settings import (
+    DAY_S,
+    LOG_BYTES_DEFAULT,
+    LOG_FILES_DEFAULT,
+    LOG_FORMATS,
     MAX_PUT_DEFAULT,
     NODE_LISTEN_DEFAULT,
     REGION_DEFAULT,
@@ -29,6 +33,8 @@ from meshhold.model.ids import check_bucket_name
 OBJECT_BYTES_MAX: Final = 5 * 1024**4  # S3's largest object: a single PUT beyond it could never be stored
 CAPACITY_MIN: Final = 1024**2  # one chunk
 CAPACITY_MAX: Final = 2**60
+LOG_BYTES_MIN: Final = 1024**2  # one batch of lines
+LOG_FILES_MAX: Final = 100
 _ADDRESS: Final = 'host:port, such as "127.0.0.1:3900" or "[::1]:3900"'
 _SIZE: Final = 'bytes, or a number with a unit, such as 67108864, "64MiB" or "500GiB"'
 _LABEL: Final = "1 to 64 printable characters"
@@ -37,7 +43,18 @@ _REGION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _KEY_FILE_START: Final = "/key/swarm/"
 _DOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*\Z")
 _HEX_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}\Z")
-_S3_KEYS: Final = ("enabled", "listen_addr", "region", "max_put_bytes")
+_LOG_PATH: Final = 'the path of a file, or "" for no log'
+_S3_KEYS: Final = (
+    "enabled",
+    "listen_addr",
+    "region",
+    "max_put_bytes",
+    "access_log",
+    "access_log_format",
+    "access_log_bytes",
+    "access_log_files",
+    "lifecycle_day_s",
+)
 _NODE_KEYS: Final = (
     "data_dir",
     "listen_addr",
@@ -94,6 +111,11 @@ def load_config(path: Path) -> Config:
             listen_addr=_address(s3.get("listen_addr"), S3_LISTEN_DEFAULT),
             region=_region(s3.get("region")),
             max_put_bytes=_size(s3.get("max_put_bytes"), 1, OBJECT_BYTES_MAX) or MAX_PUT_DEFAULT,
+            access_log=_file(s3.get("access_log"), path.parent),
+            access_log_format=_one_of(s3.get("access_log_format"), LOG_FORMATS),
+            access_log_bytes=_size(s3.get("access_log_bytes"), LOG_BYTES_MIN, CAPACITY_MAX) or LOG_BYTES_DEFAULT,
+            access_log_files=_number(s3.get("access_log_files"), 1, LOG_FILES_MAX) or LOG_FILES_DEFAULT,
+            lifecycle_day_s=_number(s3.get("lifecycle_day_s"), 1, DAY_S) or DAY_S,
         ),
         web=WebConfig(
             enabled=_flag(web.get("enabled"), default=False),
@@ -184,6 +206,36 @@ def _size(value: Value | None, least: int, most: int) -> int | None:
     found = value.read(reader, value.plain(_SIZE), _SIZE)
     if not least <= found <= most:
         raise value.refused(f"{found} bytes", f"{least} to {most} bytes")
+    return found
+
+
+def _file(value: Value | None, folder: Path) -> Path | None:
+    """Return the path of a file; None where nothing, `""` or `off` stands."""
+    if value is None or (value.kind == "bool" and not value.boolean()):
+        return None
+    text = value.text(_LOG_PATH)
+    if "\0" in text:
+        raise value.refused(repr(text), _LOG_PATH)
+    return Path(folder / Path(text).expanduser()).absolute() if text.strip() else None
+
+
+def _one_of(value: Value | None, allowed: tuple[str, ...]) -> str:
+    """Return one of the words that are allowed; the first one is the default."""
+    if value is None:
+        return allowed[0]
+    text = value.text(" or ".join(allowed))
+    if text not in allowed:
+        raise value.refused(repr(text), " or ".join(allowed))
+    return text
+
+
+def _number(value: Value | None, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    allowed = f"a whole number, {least} to {most}"
+    found = value.read(parse_integer, value.plain(allowed), allowed)
+    if not least <= found <= most:
+        raise value.refused(str(found), allowed)
     return found
 
 

@@ -13,17 +13,31 @@ WEB_LISTEN_DEFAULT: Final = "127.0.0.1:3902"
 NODE_LISTEN_DEFAULT: Final = "[::]:7777"  # IPv4 too, where the system maps it
 REGION_DEFAULT: Final = "meshhold"
 ZONE_DEFAULT: Final = "default"
+LOG_FORMATS: Final = ("combined", "json")
+LOG_BYTES_DEFAULT: Final = 64 * 1024**2  # with five files 320 MiB: some two million requests
+LOG_FILES_DEFAULT: Final = 5
+DAY_S: Final = 86_400
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one
 
 
 @dataclass(frozen=True, slots=True)
 class S3Config:
-    """The S3 door. `listen_addr` is `host:port`; `max_put_bytes` bounds the body of one PUT or part."""
+    """The S3 door. `listen_addr` is `host:port`; `max_put_bytes` bounds the body of one PUT or part.
+
+    `access_log` is the file of the log of requests, None for none; `access_log_format` is one of `LOG_FORMATS`. A file
+    that would exceed `access_log_bytes` gives way to a new one, and `access_log_files` are kept. `lifecycle_day_s` is
+    how many seconds the rules of lifecycles take for a day, another number than a day's only for tests.
+    """
 
     enabled: bool = True
     listen_addr: str = S3_LISTEN_DEFAULT
     region: str = REGION_DEFAULT
     max_put_bytes: int = MAX_PUT_DEFAULT
+    access_log: Path | None = None
+    access_log_format: str = LOG_FORMATS[0]
+    access_log_bytes: int = LOG_BYTES_DEFAULT
+    access_log_files: int = LOG_FILES_DEFAULT
+    lifecycle_day_s: int = DAY_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
+from meshhold.config.settings import DAY_S
 from meshhold.errors import FatalError, MeshHoldError
 from meshhold.model.ids import NodeId
 from meshhold.node.assembly import Node
@@ -18,6 +19,7 @@ _LOG: Final = logging.getLogger("meshhold.node")
 DROP_AGAIN_S: Final = 60.0  # a full or failing disk is not mended sooner
 SETTLE_S: Final = 600.0  # after a start, apps come first
 COLLECT_EVERY_S: Final = 6 * 3600.0  # space comes back within a quarter of the grace
+EXPIRE_EVERY_S: Final = 3600.0  # rules count in days
 SCRUB_EVERY_S: Final = 7 * 24 * 3600.0  # a disk's silent faults are found while other copies are young
 SCRUB_PAUSE_S_PER_MIB: Final = 0.05  # about 20 MiB/s: a terabyte takes half a day and leaves the disk to the apps
 
@@ -27,6 +29,7 @@ async def run_chores(node: Node) -> NoReturn:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, "collect", COLLECT_EVERY_S, lambda: _collect(node))
         nursery.start_soon(_repeat, "scrub", SCRUB_EVERY_S, lambda: _scrub(node))
+        nursery.start_soon(_follow_lifecycles, node)
         nursery.start_soon(_drop_deleted, node)
     raise AssertionError("chores run until cancelled")
 
@@ -73,6 +76,25 @@ async def _collect(node: Node) -> None:
             _LOG.info("removed %d parts of uploads that are gone from vault %s", orphans, bucket.name)
     report = await node.care.collect(None, in_turn=True)
     _LOG.info("collect: %d chunks, %d bytes, %d tombstones removed", report.removed, report.bytes, report.tombstones)
+
+
+async def _follow_lifecycles(node: Node) -> NoReturn:
+    """Walk the vaults with a lifecycle once an hour; oftener where a test has shortened the days."""
+    day_s = node.config.s3.lifecycle_day_s
+    every_s = EXPIRE_EVERY_S if day_s == DAY_S else max(1.0, day_s / 10)
+    wait_s = min(SETTLE_S, every_s)
+    while True:
+        node.expiry.next_ms = node.directory.now_ms() + int(wait_s * 1000)
+        await trio.sleep(wait_s)
+        wait_s = every_s
+        try:
+            for report in await node.expiry.run(None):
+                if report.removed:
+                    _LOG.info("lifecycle of vault %s: %s", report.name, report.summary())
+        except FatalError:
+            raise
+        except MeshHoldError as error:
+            _LOG.error("lifecycles were not followed: %s", error)
 
 
 async def _scrub(node: Node) -> None:

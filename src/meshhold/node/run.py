@@ -27,8 +27,10 @@ from meshhold.node.chores import run_chores
 from meshhold.node.lock import hold_lock
 from meshhold.node.memory import keep_large_blocks
 from meshhold.node.notify import READY, STOPPING, notify
+from meshhold.s3.access_log import AccessLog
 from meshhold.s3.app import S3App
 from meshhold.s3.http.server import open_listeners, run_s3
+from meshhold.s3.served import Recorder
 from meshhold.web.app import WebApp
 
 _LOG: Final = logging.getLogger("meshhold.node")
@@ -80,6 +82,9 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
         for refused in node.keeper.left_out:
             _LOG.error("registry record left out: %s", refused)
         await node.vaults.drop_deleted()
+        if node.access_log is not None:
+            _check_log(node.access_log, config)
+            background.start_soon(node.access_log.run)
         async with trio.open_nursery() as doors:
             if config.s3.enabled:
                 await _open_s3(node, stop, doors)
@@ -98,6 +103,8 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
                 repairs=node.repairs,
                 secrets=node.secrets,
                 recovery=node.recovery,
+                expiry=node.expiry,
+                counts=node.counters.view,
             )
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)
@@ -123,6 +130,7 @@ async def _open_s3(node: Node, stop: trio.Event, doors: trio.Nursery) -> None:
     address = node.config.s3.listen_addr
     listeners = await _listen(address, "node.s3.listen_addr")
     app = S3App(node.door, short_id(node.identity.node_id), on_fatal=_die)
+    app.recorders = _recorders(node)
     await doors.start(run_s3, app, listeners, stop)
     node.s3_addr = _bound(address, listeners)
     _LOG.info("S3 on http://%s, region %s", node.s3_addr, node.config.s3.region)
@@ -134,9 +142,24 @@ async def _open_web(node: Node, stop: trio.Event, doors: trio.Nursery) -> None:
     app = WebApp(
         node.door, short_id(node.identity.node_id), hosts=web.hosts, root_domain=web.root_domain, on_fatal=_die
     )
+    app.recorders = _recorders(node)
     await doors.start(run_s3, app, listeners, stop)
     node.web_addr = _bound(web.listen_addr, listeners)
     _LOG.info("websites on http://%s", node.web_addr)
+
+
+def _recorders(node: Node) -> tuple[Recorder, ...]:
+    return (node.counters.record,) if node.access_log is None else (node.counters.record, node.access_log.record)
+
+
+def _check_log(log: AccessLog, config: Config) -> None:
+    try:
+        log.check()
+    except OSError as error:
+        raise ConfigError(
+            f"node.s3.access_log {config.s3.access_log} cannot be written: {error.strerror}",
+            "create its folder, or choose another path",
+        ) from error
 
 
 async def _listen(address: str, setting: str) -> list[trio.SocketListener]:

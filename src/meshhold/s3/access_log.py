@@ -71,6 +71,10 @@ class AccessLog:
             )
         self._waiting.append(served)
 
+    def check(self) -> None:
+        """Have the file open before the first request. Errors: `OSError` if it cannot be."""
+        self._open(0)
+
     async def run(self) -> NoReturn:
         """Write what waits, about once a second, until cancelled; then what is left."""
         try:
