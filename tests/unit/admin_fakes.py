@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
 from meshhold.errors import BucketNotEmptyError, InvalidError, NoSuchAccessKeyError, NoSuchVaultError
 from meshhold.model.grant import Permission
+from meshhold.store.access import GrantView, KeyView, NewKey
 from meshhold.store.care import ScrubReport
 from meshhold.store.checking import CheckReport
 
@@ -39,31 +40,6 @@ class VaultView:
     snapshot_ms: int | None = None
     quota_bytes: int | None = None
     quota_objects: int | None = None
-
-
-@dataclass(frozen=True)
-class NewKey:
-    access_key_id: str
-    secret_access_key: str
-    label: str
-
-
-@dataclass(frozen=True)
-class KeyView:
-    access_key_id: str
-    label: str
-    created_ms: int
-    create_buckets: bool
-
-
-@dataclass(frozen=True)
-class GrantView:
-    access_key_id: str
-    label: str
-    vault_id: str
-    vault_name: str
-    alias: str
-    permissions: str
 
 
 @dataclass
@@ -140,9 +116,12 @@ class FakeNode:
         return found
 
     # -- access
-    async def add_key(self, label: str, *, create_buckets: bool) -> NewKey:
-        key = f"GK{len(self.key_views):024x}"
-        self.key_views[key] = KeyView(key, label, 1_700_000_000_000, create_buckets)
+    async def add_key(
+        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int
+    ) -> NewKey:
+        key, now_ms = f"GK{len(self.key_views):024x}", 1_700_000_000_000
+        ends_ms = now_ms + expires_s * 1000 if expires_s else 0
+        self.key_views[key] = KeyView(key, label, now_ms, create_buckets, may_publish, read_only, ends_ms)
         return NewKey(key, "s3cr3t", label)
 
     def keys(self) -> list[KeyView]:
@@ -153,12 +132,14 @@ class FakeNode:
             raise NoSuchAccessKeyError(f"no access key is called {key!r}")
         del self.key_views[key]
 
-    async def grant(self, key: str, vault: str, permissions: Permission, *, allow_list: bool = False) -> GrantView:
+    async def grant(
+        self, key: str, vault: str, permissions: Permission, *, allow_list: bool = False, prefixes: Sequence[str] = ()
+    ) -> GrantView:
         found = self._find(vault)
         if allow_list:
             permissions |= Permission.LIST
         label = self.key_views[key].label if key in self.key_views else ""
-        made = GrantView(key, label, found.id, found.name, found.alias, str(permissions))
+        made = GrantView(key, label, found.id, found.name, found.alias, str(permissions), tuple(prefixes))
         self.grant_views[key, found.id] = made
         return made
 

@@ -31,14 +31,14 @@ from meshhold.admin.services import (
 )
 from meshhold.errors import InvalidError, UnavailableError
 from meshhold.model.configuration import REPLICAS_MAX, Mode
-from meshhold.model.grant import parse_permissions
+from meshhold.model.grant import PREFIXES_MAX, parse_permissions
 from meshhold.model.token import SIZE_MAX
 from meshhold.registry.shape import FACTOR_MAX
 from meshhold.store.secrets import SIZE_MAX as SECRETS_SIZE_MAX
 
 CALL_S_MAX: Final = 100.0  # below the client's patience, so that the daemon's own message arrives
 TEXT_LENGTH_MAX: Final = 1024
-EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation for longer is one that does not expire
+EXPIRES_S_MAX: Final = 3650 * 86_400  # an invitation or a key for longer is one that does not expire
 WINDOW_S_MAX: Final = 30 * 86_400  # a key that was rotated because it leaked must not be taken for months
 CAPACITY_MAX: Final = 2**60  # as in the configuration
 QUOTA_OBJECTS_MAX: Final = 10**12  # beyond every index
@@ -207,7 +207,7 @@ def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
 
 def _access_calls(access: Access) -> dict[str, _Call]:
     async def add_key(args: dict[str, Any], _progress: Progress) -> Any:
-        return await access.add_key(args["label"], create_buckets=args["create_buckets"])
+        return await access.add_key(**args)
 
     async def keys(_args: dict[str, Any], _progress: Progress) -> Any:
         return access.keys()
@@ -217,7 +217,13 @@ def _access_calls(access: Access) -> dict[str, _Call]:
 
     async def grant(args: dict[str, Any], _progress: Progress) -> Any:
         permissions = parse_permissions(args["permissions"])
-        return await access.grant(args["access_key_id"], args["vault"], permissions, allow_list=args["allow_list"])
+        return await access.grant(
+            args["access_key_id"],
+            args["vault"],
+            permissions,
+            allow_list=args["allow_list"],
+            prefixes=args["prefixes"] or (),
+        )
 
     async def grants(_args: dict[str, Any], _progress: Progress) -> Any:
         return access.grants()
@@ -226,11 +232,13 @@ def _access_calls(access: Access) -> dict[str, _Call]:
         await access.revoke(args["access_key_id"], args["vault"])
 
     target = {"access_key_id": _TEXT, "vault": _TEXT}
+    of_key = {"create_buckets": _FLAG, "may_publish": _FLAG, "read_only": _FLAG}
+    prefixes = _Argument(list, None, PREFIXES_MAX)
     return {
-        "key.add": _Call(add_key, {"label": _TEXT, "create_buckets": _FLAG}),
+        "key.add": _Call(add_key, {"label": _TEXT, **of_key, "expires_s": _Argument(int, 0, EXPIRES_S_MAX)}),
         "key.list": _Call(keys, {}),
         "key.remove": _Call(remove_key, {"access_key_id": _TEXT}),
-        "grant.set": _Call(grant, target | {"permissions": _TEXT, "allow_list": _FLAG}),
+        "grant.set": _Call(grant, target | {"permissions": _TEXT, "allow_list": _FLAG, "prefixes": prefixes}),
         "grant.list": _Call(grants, {}),
         "grant.revoke": _Call(revoke, target),
     }

@@ -39,8 +39,10 @@ class Vaults(Protocol):
 class Access(Protocol):
     """Access keys and what they may do. A secret leaves it once, in the answer of `add_key`."""
 
-    async def add_key(self, label: str, /, *, create_buckets: bool) -> Any:
-        """Mint a key; return `access_key_id`, `secret_access_key` and `label`."""
+    async def add_key(
+        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int
+    ) -> Any:
+        """Mint a key; return `access_key_id`, `secret_access_key` and `label`. `expires_s` 0: it does not end."""
 
     def keys(self) -> Sequence[Any]:
         """Return every key's view, without secrets."""
@@ -49,9 +51,16 @@ class Access(Protocol):
         """Remove a key and its grants. Errors: `NoSuchAccessKeyError`."""
 
     async def grant(
-        self, access_key_id: str, vault_ref: str, permissions: Permission, /, *, allow_list: bool = False
+        self,
+        access_key_id: str,
+        vault_ref: str,
+        permissions: Permission,
+        /,
+        *,
+        allow_list: bool = False,
+        prefixes: Sequence[str] = (),
     ) -> Any:
-        """Set what a key may do with a vault; return the grant's view."""
+        """Set what a key may do with a vault, or with keys that begin with a prefix; return the grant's view."""
 
     def grants(self) -> Sequence[Any]:
         """Return every grant's view."""

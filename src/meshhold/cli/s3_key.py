@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import click
 
 from meshhold.cli.output import print_fields, print_table, time_text
 from meshhold.cli.session import Session, client_options
+from meshhold.cli.values import duration_of
+
+EXPIRES_S_MAX: Final = 3650 * 86_400  # as the daemon takes it
 
 
 @click.group("s3-key")
@@ -16,16 +21,23 @@ def s3_key() -> None:
 @s3_key.command()
 @click.option("--label", required=True, help="What the key is for.")
 @click.option("--create-buckets", is_flag=True, help="Let it create buckets (each makes a vault).")
+@click.option("--may-publish", is_flag=True, help="Let it open buckets that it owns to everybody (ACL public-read).")
+@click.option("--read-only", is_flag=True, help="Never let it do more than read, whatever is granted to it later.")
+@click.option("--expires", "expires_s", callback=duration_of(1, EXPIRES_S_MAX), metavar="TIME", help="12h, 30d, 8w …")
 @client_options
 @click.pass_obj
-def add(session: Session, label: str, create_buckets: bool) -> None:
+def add(
+    session: Session, label: str, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int | None
+) -> None:
     """Mint a key. Its secret is printed once and can never be shown again."""
-    made = session.call("key.add", {"label": label, "create_buckets": create_buckets})
+    args = {"label": label, "create_buckets": create_buckets, "may_publish": may_publish, "read_only": read_only}
+    made = session.call("key.add", {**args, "expires_s": expires_s or 0})
 
     def people() -> None:
         print_fields([(name, made[name]) for name in ("access_key_id", "secret_access_key", "label")])
         click.echo("Copy the secret now: it cannot be shown again.", err=True)
-        click.echo(f"Next: meshhold s3-perm grant {made['access_key_id']} VAULT read,write", err=True)
+        permissions = "read" if read_only else "read,write"
+        click.echo(f"Next: meshhold s3-perm grant {made['access_key_id']} VAULT {permissions}", err=True)
 
     session.show(made, people)
 
@@ -37,12 +49,26 @@ def list_keys(session: Session) -> None:
     """List the keys, without their secrets."""
     keys = session.call("key.list")
     rows = [
-        (k["access_key_id"], k["label"], time_text(k["created_ms"]), "yes" if k["create_buckets"] else "no")
+        (
+            k["access_key_id"],
+            k["label"],
+            time_text(k["created_ms"]),
+            _ends(k),
+            "yes" if k["read_only"] else "no",
+            "yes" if k["may_publish"] else "no",
+            "yes" if k["create_buckets"] else "no",
+        )
         for k in keys
     ]
     empty = "there is no key; mint one with: meshhold s3-key add --label LABEL"
-    headers = ("ACCESS KEY", "LABEL", "CREATED", "CREATES BUCKETS")
+    headers = ("ACCESS KEY", "LABEL", "CREATED", "ENDS", "READS ONLY", "PUBLISHES", "CREATES BUCKETS")
     session.show(keys, lambda: print_table(headers, rows, empty=empty))
+
+
+def _ends(key: dict[str, Any]) -> str:
+    if not key["expires_ms"]:
+        return "never"
+    return f"{time_text(key['expires_ms'])}{' (over)' if key['expired'] else ''}"
 
 
 @s3_key.command("rm")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from meshhold.cli.output import SHORT_LENGTH, print_table
+from meshhold.cli.output import SHORT_LENGTH, print_table, time_text
 from meshhold.cli.session import Session, client_options
 
 
@@ -18,17 +20,38 @@ def s3_perm() -> None:
 @click.argument("vault_ref", metavar="VAULT")
 @click.argument("permissions", metavar="PERMS")
 @click.option("--list", "allow_list", is_flag=True, help="Let anonymous requests list the bucket too.")
+@click.option("--prefix", "prefixes", multiple=True, metavar="PREFIX", help="Only keys that begin so; may be repeated.")
 @client_options
 @click.pass_obj
-def grant(session: Session, access_key_id: str, vault_ref: str, permissions: str, allow_list: bool) -> None:
-    """Let a key use a vault. PERMS: read, write, read,write, read+write, r, w or rw.
+def grant(
+    session: Session,
+    access_key_id: str,
+    vault_ref: str,
+    permissions: str,
+    allow_list: bool,
+    prefixes: tuple[str, ...],
+) -> None:
+    """Let a key use a vault. PERMS: read, write, own, several with commas, or r, w, o, rw, rwo.
 
-    The access key id `anonymous` stands for requests without a signature.
+    The access key id `anonymous` stands for requests without a signature. A grant replaces an earlier one of the same
+    key and vault.
     """
     args = {"access_key_id": access_key_id, "vault": vault_ref, "permissions": permissions, "allow_list": allow_list}
-    made = session.call("grant.set", args)
+    made = session.call("grant.set", {**args, "prefixes": list(prefixes) or None})
     name = made["alias"] or made["vault_name"]
-    session.show(made, lambda: print(f"{made['access_key_id']} may {made['permissions']} on {name}"))
+    session.show(made, lambda: print(f"{made['access_key_id']} may {_may(made)} on {name}"))
+
+
+def _may(grant: dict[str, Any]) -> str:
+    """Return what a grant allows, with all that narrows it."""
+    text = str(grant["permissions"])
+    if grant["prefixes"]:
+        text += f" under {', '.join(grant['prefixes'])}"
+    if grant["expires_ms"]:
+        text += f" {'(over since)' if grant['expired'] else 'until'} {time_text(grant['expires_ms'])}"
+    if grant["blocked"]:
+        text += " (does not count: the bucket's public access block)"
+    return text
 
 
 @s3_perm.command("list")
@@ -44,7 +67,7 @@ def list_grants(session: Session) -> None:
             g["vault_id"][:SHORT_LENGTH],
             g["vault_name"],
             g["alias"] or "-",
-            g["permissions"],
+            _may(g),
         )
         for g in grants
     ]
