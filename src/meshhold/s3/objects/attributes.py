@@ -12,6 +12,7 @@ from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
 from meshhold.s3.objects.gets import find_version, last_modified, part_checksums
+from meshhold.s3.objects.versions import version_headers
 from meshhold.s3.syntax.checksums import checksum_elements
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.sealing.content import PartRow
@@ -35,7 +36,7 @@ async def get_attributes(door: Door, request: Request) -> Response:
     if "ObjectSize" in wanted:
         inner += tag("ObjectSize", str(version.size))
     response = xml_response(document("GetObjectAttributesResponse", inner))
-    response.headers.append(last_modified(version))
+    response.headers += [last_modified(version), *version_headers(bucket, version)]
     return response
 
 

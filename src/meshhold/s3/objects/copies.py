@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from meshhold.errors import NoSuchObjectError
+from meshhold.errors import DeleteMarkerError, NoSuchVersionError, NotFoundError
 from meshhold.model.entry import Checksums, Extras, ObjectVersion
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
-from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.extras import extras_of
-from meshhold.s3.objects.gets import check_version
+from meshhold.s3.objects.versions import requested_version, version_headers
 from meshhold.s3.syntax.body import PartDigests
 from meshhold.s3.syntax.checksums import SIZES, checksum_elements, new_checksum
 from meshhold.s3.syntax.conditions import iso_date, judge_read, read_conditions, write_condition
@@ -42,7 +42,7 @@ async def copy_object(door: Door, request: Request) -> Response:
         raise S3Error("InvalidArgument", "Unknown metadata directive: use COPY or REPLACE.")
     extras = _extras(door, request, bucket, source)
     metadata = Metadata(stored_headers(request), user_metadata(request)) if directive == b"REPLACE" else None
-    is_itself = bucket.id == source_bucket.id and request.key == source_key
+    is_itself = bucket.id == source_bucket.id and request.key == source_key and not _names_version(request)
     if is_itself and metadata is None and _CHANGES.isdisjoint(request.headers):
         raise S3Error(
             "InvalidRequest",
@@ -59,7 +59,8 @@ async def copy_object(door: Door, request: Request) -> Response:
         source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
     )
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
-    response.headers += expiration_headers(bucket, request.key, version)
+    response.headers += expiration_headers(bucket, request.key, version) + version_headers(bucket, version)
+    response.headers += _source_headers(source_bucket, source)
     return response
 
 
@@ -106,18 +107,20 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     digests = PartDigests(upload)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
         part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)
-    return _result("CopyPartResult", part.etag, part.modified_ms, part.checksums)
+    response = _result("CopyPartResult", part.etag, part.modified_ms, part.checksums)
+    response.headers += _source_headers(source_bucket, source)
+    return response
 
 
 async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, ObjectVersion]:
     """Return the object that `x-amz-copy-source` names, if the sender may read it and the conditions hold."""
     name, key, version_id = parse_copy_source(request.headers[b"x-amz-copy-source"])
-    check_version(version_id)
+    wanted = requested_version(version_id)
     bucket = await door.allow_source(request, name, key, version_id)
     try:
-        source = await door.objects.find(bucket, key)
-    except NoSuchObjectError:
-        raise S3Error("NoSuchKey", "The copy source does not exist.", fields={"Key": key.decode()}) from None
+        source = await door.objects.find(bucket, key, wanted)
+    except NotFoundError as error:
+        raise _no_source(error, key) from None
     verdict = judge_read(read_conditions(request.headers, copy_source=True), source.etag, source.modified_ms)
     if verdict.status != 200:
         raise S3Error(
@@ -126,6 +129,22 @@ async def _find_source(door: Door, request: Request) -> tuple[Bucket, bytes, Obj
             fields={"Condition": f"x-amz-copy-source-{verdict.condition}"},
         )
     return bucket, key, source
+
+
+def _names_version(request: Request) -> bool:
+    """Tell whether the source is one version: to copy an earlier one to its key brings it back."""
+    return parse_copy_source(request.headers[b"x-amz-copy-source"])[2] is not None
+
+
+def _no_source(error: NotFoundError, key: bytes) -> S3Error:
+    if isinstance(error, DeleteMarkerError) and error.is_named:
+        return S3Error("InvalidRequest", "The source of a copy request may not specifically refer to a delete marker.")
+    code = "NoSuchVersion" if isinstance(error, NoSuchVersionError) else "NoSuchKey"
+    return S3Error(code, "The copy source does not exist.", fields={"Key": key.decode()})
+
+
+def _source_headers(bucket: Bucket, source: ObjectVersion) -> Headers:
+    return [(b"x-amz-copy-source-version-id", value) for _, value in version_headers(bucket, source)]
 
 
 def _result(root: str, etag: str, modified_ms: int, checksums: Checksums) -> Response:

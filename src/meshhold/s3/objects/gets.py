@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from meshhold.errors import NoSuchObjectError
+from meshhold.errors import NotFoundError
 from meshhold.model.entry import PLAIN, Checksums, ObjectVersion
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
 from meshhold.s3.objects.extras import extras_headers
+from meshhold.s3.objects.versions import missing, requested_version, version_headers
 from meshhold.s3.syntax.checksums import checksum_headers
 from meshhold.s3.syntax.conditions import http_date, judge_read, read_conditions
 from meshhold.s3.syntax.options import ENCRYPTED, check_read_options
@@ -34,8 +35,10 @@ async def get_object(door: Door, request: Request) -> Response:
     check_read_options(request)
     bucket = door.allow(request, "s3:GetObject")
     version = await find_version(door, request, bucket)
+    named = version_headers(bucket, version)
     unchanged = _check_conditions(request, version)
     if unchanged is not None:
+        unchanged.headers += named
         return unchanged
     if request.query.pairs and request.query.has("partNumber"):
         status, headers, start, stop = await _select_part(door, request, bucket, version)
@@ -43,6 +46,7 @@ async def get_object(door: Door, request: Request) -> Response:
         status, headers, start, stop = _select(request, version)
     if bucket.rules.lifecycle is not None and not request.query.has("versionId"):
         headers += expiration_headers(bucket, request.key, version)
+    headers += named
 
     async def stream(sink: Sink) -> None:
         await door.objects.send(bucket, request.key, version, start, stop, sink)
@@ -59,26 +63,13 @@ async def head_object(door: Door, request: Request) -> Response:
 
 async def find_version(door: Door, request: Request, bucket: Bucket) -> ObjectVersion:
     """Return the version that is asked for. Who may not list learns nothing about which keys exist."""
-    check_version(request.query.get("versionId"))
+    wanted = requested_version(request.query.get("versionId")) if request.query.pairs else None
     try:
-        return await door.objects.find(bucket, request.key)
-    except NoSuchObjectError:
+        return await door.objects.find(bucket, request.key, wanted)
+    except NotFoundError as error:
         if not door.may_know(request, bucket, request.key):
             raise S3Error("AccessDenied", "Access Denied") from None
-        raise S3Error(
-            "NoSuchKey",
-            "The specified key does not exist.",
-            fields={"Key": request.key.decode()},
-        ) from None
-
-
-def check_version(version_id: str | None) -> None:
-    """Every object is its version `null`. Errors: `NoSuchVersion` for another, `InvalidArgument` for an empty one."""
-    if version_id is None or version_id == "null":
-        return
-    if not version_id:
-        raise S3Error("InvalidArgument", "Version id cannot be the empty string")
-    raise S3Error("NoSuchVersion", "The specified version does not exist. Versioning is off: ask for `null` or none.")
+        raise missing(error, request) from None
 
 
 def _check_conditions(request: Request, version: ObjectVersion) -> Response | None:

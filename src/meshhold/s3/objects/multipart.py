@@ -11,6 +11,7 @@ from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
+from meshhold.s3.objects.versions import version_headers
 from meshhold.s3.syntax.body import open_body, read_document
 from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
@@ -83,7 +84,7 @@ async def complete_upload(door: Door, request: Request) -> Response:
     )
     inner += checksum_elements(done.version.checksums)
     response = xml_response(document("CompleteMultipartUploadResult", inner))
-    response.headers += expiration_headers(bucket, request.key, done.version)
+    response.headers += expiration_headers(bucket, request.key, done.version) + version_headers(bucket, done.version)
     return response
 
 

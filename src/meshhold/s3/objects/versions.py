@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-from meshhold.errors import DeleteMarkerError, InvalidError, NoSuchVersionError
+from meshhold.errors import DeleteMarkerError, InvalidError, NoSuchVersionError, NotFoundError
 from meshhold.model.entry import ObjectVersion
 from meshhold.rules.stack import parse_id, shown_id
 from meshhold.rules.versioning import Versioning
@@ -60,29 +60,33 @@ def deletion_tags(deleted: Deleted) -> str:
     return inner
 
 
-def refuse_marker(error: DeleteMarkerError, request: Request) -> NoReturn:
-    """Answer a read that met a delete marker: as if there were nothing, or, asked for by its id, that it has no bytes.
+def missing(error: NotFoundError, request: Request) -> S3Error:
+    """Return the answer to a read that found no object.
 
-    Errors: `NoSuchKey`, `MethodNotAllowed`.
+    A delete marker looks as if there were nothing; asked for by its id, it says that it has no bytes.
     """
-    headers = {"x-amz-delete-marker": "true", "x-amz-version-id": error.version}
+    if isinstance(error, DeleteMarkerError):
+        headers = {"x-amz-delete-marker": "true", "x-amz-version-id": error.version}
+        if error.is_named:
+            headers |= {"allow": "DELETE", "last-modified": http_date(error.modified_ms)}
+            fields = {"Method": request.head.method, "ResourceType": "DeleteMarker"}
+            message = "The specified method is not allowed against this resource."
+            return S3Error("MethodNotAllowed", message, fields=fields, headers=headers)
+        return _no_key(request, headers)
+    if isinstance(error, NoSuchVersionError):
+        fields = {"Key": request.key.decode(), "VersionId": request.query.get("versionId") or ""}
+        return S3Error("NoSuchVersion", "The specified version does not exist.", fields=fields)
+    return _no_key(request, {})
+
+
+def _no_key(request: Request, headers: dict[str, str]) -> S3Error:
     fields = {"Key": request.key.decode()}
-    if not error.is_named:
-        raise S3Error("NoSuchKey", "The specified key does not exist.", fields=fields, headers=headers) from None
-    headers |= {"allow": "DELETE", "last-modified": http_date(error.modified_ms)}
-    fields = {"Method": request.head.method, "ResourceType": "DeleteMarker"}
-    raise S3Error(
-        "MethodNotAllowed",
-        "The specified method is not allowed against this resource.",
-        fields=fields,
-        headers=headers,
-    ) from None
+    return S3Error("NoSuchKey", "The specified key does not exist.", fields=fields, headers=headers)
 
 
-def refuse_version(error: NoSuchVersionError, request: Request) -> NoReturn:
-    """Answer a read of a version that is not there. Errors: `NoSuchVersion`."""
-    fields = {"Key": request.key.decode(), "VersionId": request.query.get("versionId") or ""}
-    raise S3Error("NoSuchVersion", "The specified version does not exist.", fields=fields) from error
+def refuse_marker(error: DeleteMarkerError, request: Request) -> NoReturn:
+    """Answer a request that met a delete marker. Errors: those of `missing`."""
+    raise missing(error, request) from None
 
 
 async def list_versions(door: Door, request: Request) -> Response:
