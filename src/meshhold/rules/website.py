@@ -87,6 +87,8 @@ def _moved(redirect: Redirect, key: bytes, prefix: bytes) -> bytes:
 def location(redirect: Redirect, key: bytes, asked_host: str, query: bytes = b"") -> str:
     """Return the `Location` of a redirect. Without a protocol it names none: the browser stays with the one it used."""
     path = "/" + quote(key, safe="/~!$&'()*+,;=:@")
+    if path.startswith("//"):  # which would name another host
+        path = "/%2F" + path[2:]
     if query:
         path += "?" + query.decode("latin-1")
     host = redirect.host or (asked_host if redirect.protocol else "")

@@ -45,6 +45,7 @@ class S3App(Application):
         talk.operation = operation_name(handler)
         await self._door.prepare(request)
         response = await handler(self._door, request)
+        talk.sender = request.access_key  # a form tells it in its fields
         bucket = self._door.vaults.known_alias(request.bucket_name)
         if bucket is not None and bucket.rules.cors:  # after the handler: it may be the one that sets or deletes them
             response.headers += answer_headers(bucket.rules.cors, request.head.method, request.headers)

@@ -57,8 +57,10 @@ async def post_object(door: Door, request: Request) -> Response:
     first = await _read_fields(request, form)
     fields = _expand(form, request.bucket_name)
     access_key, policy = _authenticate(door, fields)
+    request.access_key = access_key
     put = _as_put(request, fields, access_key)
     put.receive = _File(request, form, first, policy).receive
+    await door.prepare(put)
     done = await put_object(door, put)
     return _answer(request, put, fields, done)
 
@@ -118,6 +120,7 @@ def _as_put(request: Request, fields: dict[str, str], access_key: AccessKeyId) -
     headers += [(name.encode(), _field_value(name, value)) for name, value in _header_fields(fields).items()]
     put = Request(Head("POST", request.head.raw_path, b"", headers), request.bucket_name, key, request.receive)
     put.access_key = access_key
+    put.peer = request.peer
     put.peer = request.peer
     return put
 
