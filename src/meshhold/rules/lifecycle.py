@@ -177,25 +177,30 @@ def _moment(due: Due) -> int:
 # -- stored form ----------------------------------------------------------------------------------------------------
 
 _WHOLE: Final = {
-    4: "size_above", 5: "size_below", 7: "days", 8: "date_ms",
-    10: "noncurrent_days", 11: "newer_kept", 12: "abort_days",
+    "above": "size_above", "below": "size_below", "days": "days", "date": "date_ms",
+    "earlier": "noncurrent_days", "kept": "newer_kept", "abort": "abort_days",
 }  # fmt: skip
+_KNOWN: Final = frozenset(("id", "on", "prefix", "tags", "filter", "markers", *_WHOLE))
 
 
-def pack_lifecycle(lifecycle: Lifecycle) -> list[dict[int, Any]]:
-    """Return the rules as plain values; what a rule does not say takes no room. The numbers are never reused."""
+def pack_lifecycle(lifecycle: Lifecycle) -> list[dict[str, Any]]:
+    """Return the rules as plain values; what a rule does not say takes no room. The names are never used anew."""
     return [_pack(rule) for rule in lifecycle.rules]
 
 
-def _pack(rule: Rule) -> dict[int, Any]:
-    packed: dict[int, Any] = {0: rule.id, 1: rule.enabled, 6: rule.has_filter}
+def _pack(rule: Rule) -> dict[str, Any]:
+    packed: dict[str, Any] = {"id": rule.id}
+    if not rule.enabled:
+        packed["on"] = False
+    if not rule.has_filter:
+        packed["filter"] = False
     if rule.prefix:
-        packed[2] = rule.prefix
+        packed["prefix"] = rule.prefix
     if rule.tags:
-        packed[3] = [list(pair) for pair in rule.tags]
+        packed["tags"] = [list(pair) for pair in rule.tags]
     if rule.alone_markers is not None:
-        packed[9] = rule.alone_markers
-    packed |= {number: value for number, name in _WHOLE.items() if (value := getattr(rule, name)) is not None}
+        packed["markers"] = rule.alone_markers
+    packed |= {short: value for short, name in _WHOLE.items() if (value := getattr(rule, name)) is not None}
     return packed
 
 
@@ -206,18 +211,18 @@ def unpack_lifecycle(packed: Any) -> Lifecycle:
     return Lifecycle(tuple(_unpack(fields) for fields in packed))
 
 
-def _unpack(fields: dict[int, Any]) -> Rule:
-    unknown = fields.keys() - range(13)
+def _unpack(fields: dict[str, Any]) -> Rule:
+    unknown = fields.keys() - _KNOWN
     if unknown:
         raise ValueError(f"fields {sorted(unknown)} are not known")  # a rule half understood could end too much
-    whole = {name: _of(int, fields[number]) for number, name in _WHOLE.items() if number in fields}
+    whole = {name: _of(int, fields[short]) for short, name in _WHOLE.items() if short in fields}
     return Rule(
-        id=_of(str, fields[0]),
-        enabled=_of(bool, fields[1]),
-        prefix=_of(bytes, fields.get(2, b"")),
-        tags=_tags(fields.get(3, ())),
-        has_filter=_of(bool, fields[6]),
-        alone_markers=_of(bool, fields[9]) if 9 in fields else None,
+        id=_of(str, fields["id"]),
+        enabled=_of(bool, fields.get("on", True)),
+        prefix=_of(bytes, fields.get("prefix", b"")),
+        tags=_tags(fields.get("tags", ())),
+        has_filter=_of(bool, fields.get("filter", True)),
+        alone_markers=_of(bool, fields["markers"]) if "markers" in fields else None,
         **whole,
     )
 
