@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from meshhold.s3.errors import S3Error
 
 FIELDS_SIZE_MAX: Final = 20 * 1024  # S3's own limit on everything before the file
-_BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
+_BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}(?=[\s;]|\Z)))', re.IGNORECASE)
 _PARAMETER: Final = re.compile(r';\s*([A-Za-z*]+)\s*=\s*(?:"((?:[^"\\]|\\"|\\(?!"))*)"|([^\s;"]*))')
 _FILE: Final = "file"
 _LAST_SEPARATOR: Final = re.compile(r".*[/\\]", re.DOTALL)
