@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from meshhold.errors import DeniedError, NotFoundError
+from meshhold.errors import DeniedError, RefusedError
 from meshhold.model.grant import UNLIMITED
 from meshhold.model.ids import ANONYMOUS, AccessKeyId
 from meshhold.rules.actions import ACTIONS, LIST_ACTIONS, OBJECT_ACTIONS, OF_VERSIONS
@@ -168,11 +168,9 @@ class Door:
         """Return an object's tags where the bucket's policy asks for them."""
         if bucket.rules.policy is None or not bucket.rules.policy.asks_for_tags:
             return None
-        if version_id not in (None, "null"):
-            return None
         try:
-            return (await self.objects.find(bucket, key)).extras.tags
-        except (NotFoundError, S3Error):
+            return (await self.objects.find(bucket, key, version_id)).extras.tags
+        except RefusedError:  # there is none, and whoever asked is told so by what comes next
             return None
 
 

@@ -12,6 +12,8 @@ from meshhold.s3.admission import covers
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.objects.gets import find_version
+from meshhold.s3.objects.versions import version_headers
 from meshhold.s3.syntax.acl import HEADERS, Acl, acl_of_document, acl_of_headers, render_acl
 from meshhold.s3.syntax.body import read_document
 from meshhold.store.directory import Bucket
@@ -20,17 +22,19 @@ from meshhold.store.directory import Bucket
 async def get_acl(door: Door, request: Request) -> Response:
     """Say who may read the object: the owner, and everybody where a grant or a policy lets them."""
     bucket = door.allow(request, "s3:GetObjectAcl")
-    await door.objects.find(bucket, request.key)
-    return xml_response(render_acl(OWNER, public=door.is_public(bucket, request.key)))
+    version = await find_version(door, request, bucket)
+    response = xml_response(render_acl(OWNER, public=door.is_public(bucket, request.key)))
+    response.headers += version_headers(bucket, version)
+    return response
 
 
 async def put_acl(door: Door, request: Request) -> Response:
     """Take an ACL that says what holds. Errors: `AccessControlListNotSupported` names what would make it hold."""
     bucket = door.allow(request, "s3:PutObjectAcl")
     acl = await read_acl(door, request)
-    await door.objects.find(bucket, request.key)
+    version = await find_version(door, request, bucket)
     check_object_acl(door, bucket, request.key, acl)
-    return Response(200)
+    return Response(200, version_headers(bucket, version))
 
 
 async def read_acl(door: Door, request: Request) -> Acl:

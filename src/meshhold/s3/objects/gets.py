@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhold.errors import NotFoundError
+from meshhold.errors import DeniedError, NotFoundError
 from meshhold.model.entry import PLAIN, Checksums, ObjectVersion
 from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
@@ -33,7 +33,7 @@ _OVERRIDES = (
 async def get_object(door: Door, request: Request) -> Response:
     """Answer GET of an object: 200, 206, 304, or an error. The bytes stream."""
     check_read_options(request)
-    bucket = door.allow(request, "s3:GetObject")
+    bucket = await _allow(door, request)
     version = await find_version(door, request, bucket)
     named = version_headers(bucket, version)
     unchanged = _check_conditions(request, version)
@@ -52,6 +52,17 @@ async def get_object(door: Door, request: Request) -> Response:
         await door.objects.send(bucket, request.key, version, start, stop, sink)
 
     return Response(status, headers, stream=stream, length=stop - start)
+
+
+async def _allow(door: Door, request: Request) -> Bucket:
+    """Return the bucket if the sender may read the object. Who may list learns that there is nothing to read."""
+    try:
+        return door.allow(request, "s3:GetObject")
+    except DeniedError:
+        bucket = door.bucket(request)
+        if door.may_know(request, bucket, request.key):
+            await find_version(door, request, bucket)
+        raise
 
 
 async def head_object(door: Door, request: Request) -> Response:

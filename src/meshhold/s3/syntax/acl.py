@@ -178,9 +178,8 @@ _SCHEMA: Final = "http://www.w3.org/2001/XMLSchema-instance"
 def render_acl(owner: str, *, public: bool) -> bytes:
     """Return the document of what holds: the owner may everything, and where it is `public` everybody may read."""
     who = tag("ID", owner) + tag("DisplayName", owner)
-    grants = _render_grant("CanonicalUser", who, "FULL_CONTROL")
-    if public:
-        grants += _render_grant("Group", tag("URI", EVERYBODY), "READ")
+    grants = _render_grant("Group", tag("URI", EVERYBODY), "READ") if public else ""
+    grants += _render_grant("CanonicalUser", who, "FULL_CONTROL")
     inner = f"<Owner>{who}</Owner><AccessControlList>{grants}</AccessControlList>"
     root = f'<AccessControlPolicy xmlns="{XMLNS}">{inner}</AccessControlPolicy>'
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{root}'.encode()
