@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import parse_qsl
 
 from meshhold.model.ids import ANONYMOUS
 from meshhold.rules.policy_conditions import EXISTING_TAG, REQUEST_TAG, Facts
 from meshhold.s3.exchange import Request
 from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.sigv4 import ALGORITHM
+from meshhold.s3.syntax.tags import HEADER as TAGGING
+from meshhold.s3.syntax.tags import tags_of
 
 _HEADERS: Final = {
     "aws:useragent": b"user-agent",
@@ -30,7 +31,6 @@ _QUERY: Final = {
     "s3:max-keys": "max-keys",
     "s3:versionid": "versionId",
 }
-_TAGGING: Final = b"x-amz-tagging"
 
 
 def facts_of(
@@ -67,7 +67,7 @@ def facts_of(
     def tags() -> Mapping[str, str]:
         if new_tags is not None:
             return new_tags
-        return dict(parse_qsl(request.header(_TAGGING) or "", keep_blank_values=True))
+        return tags_of(request) if TAGGING in request.headers else {}
 
     return facts
 
