@@ -21,7 +21,7 @@ from meshhold.peering.settings import LinkEvent, LinkOpened
 
 NOTE: Final = "membership/1"
 MEET_EVERY_S: Final = 1.1  # a node answers the exchanges of another one once a second
-FAREWELL_S: Final = 2.0  # a farewell needs log2 n rounds of a fifth of a second each
+FAREWELL_S: Final = 2.0  # a farewell is sent 28 times at 2,000 nodes, three times in each fifth of a second
 _LOG: Final = logging.getLogger("meshhold.mesh")
 
 OnChange = Callable[[Changed], None]
