@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -291,10 +291,19 @@ class AsJudged(DeleteCondition):
             check_same(self.seen, version)
 
 
-def check_same(seen: Value, current: Value | None) -> None:
-    """Let a removal pass if the register holds what was judged. Errors: `PreconditionFailedError`."""
-    if current != seen:
+def check_same(seen: Stacked, current: Value | None) -> None:
+    """Let a removal pass if the version is the one that was judged: in content, tags and lock, wherever it lies.
+
+    Errors: `PreconditionFailedError`.
+    """
+    found = top_of(current)
+    if found is None or _placeless(found) != _placeless(seen):
         raise _changed()
+
+
+def _placeless(version: Stacked) -> Stacked:
+    """Return a version without what changes as others of its stack come and go."""
+    return replace(version, extras=replace(version.extras, revision=0, gone=()))
 
 
 def _changed() -> PreconditionFailedError:
