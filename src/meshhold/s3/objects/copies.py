@@ -13,11 +13,18 @@ from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.extras import extras_of
-from meshhold.s3.objects.versions import requested_version, version_headers
+from meshhold.s3.objects.versions import requested_version, version_headers, written_headers
 from meshhold.s3.syntax.body import PartDigests
 from meshhold.s3.syntax.checksums import SIZES, checksum_elements, new_checksum
 from meshhold.s3.syntax.conditions import iso_date, judge_read, read_conditions, write_condition
-from meshhold.s3.syntax.options import DESCRIBING, check_options, stored_headers, user_metadata
+from meshhold.s3.syntax.options import (
+    DESCRIBING,
+    REDIRECT,
+    check_options,
+    redirect_location,
+    stored_headers,
+    user_metadata,
+)
 from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
@@ -49,6 +56,7 @@ async def copy_object(door: Door, request: Request) -> Response:
             "This copy request is illegal because it is trying to copy an object to itself without changing the "
             "object's metadata, storage class, website redirect location or encryption attributes.",
         )
+    metadata = metadata or _kept_metadata(request, source)
     condition = write_condition(request.headers)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit(bucket, request.key, source.size)
@@ -59,9 +67,21 @@ async def copy_object(door: Door, request: Request) -> Response:
         source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
     )
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
-    response.headers += expiration_headers(bucket, request.key, version) + version_headers(bucket, version)
+    response.headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
     response.headers += _source_headers(source_bucket, source)
     return response
+
+
+def _kept_metadata(request: Request, source: ObjectVersion) -> Metadata | None:
+    """Return the source's metadata with the request's own redirect, None where that changes nothing.
+
+    A website's redirect is never copied: it says where one object went.
+    """
+    location = redirect_location(request)
+    if source.headers.get(REDIRECT) == location:
+        return None
+    kept = {name: value for name, value in source.headers.items() if name != REDIRECT}
+    return Metadata(kept if location is None else kept | {REDIRECT: location}, source.user)
 
 
 async def _with_checksum(
@@ -103,7 +123,7 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     chosen = parse_copy_range(request.header(b"x-amz-copy-source-range"), source.size)
     start, stop = (0, source.size) if chosen is None else (chosen[0], chosen[1] + 1)
     if bucket.rules.quota is not None:
-        await door.objects.quotas.admit_part(bucket, upload_id, stop - start)
+        await door.objects.quotas.admit_part(bucket, upload_id, number, stop - start)
     digests = PartDigests(upload)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
         part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)

@@ -42,7 +42,7 @@ DESCRIBING: Final = frozenset(
 _PRIVATE_ACLS: Final = (b"private", b"bucket-owner-full-control", b"bucket-owner-read")
 _STORED: Final = (b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires")
 _USER: Final = b"x-amz-meta-"
-_REDIRECT: Final = "x-amz-website-redirect-location"
+REDIRECT: Final = "x-amz-website-redirect-location"
 REDIRECT_LENGTH_MAX: Final = 2048  # S3's own limit
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
@@ -97,14 +97,21 @@ def stored_headers(request: Request) -> dict[str, str]:
             value = ",".join(token for token in tokens if token and token.lower() != "aws-chunked")
         if value:
             found[name.decode()] = value
-    if _REDIRECT.encode() in request.headers:
-        found[_REDIRECT] = _redirect(request)
+    location = redirect_location(request)
+    if location is not None:
+        found[REDIRECT] = location
     return found
 
 
-def _redirect(request: Request) -> str:
-    """Return where a website sends those who ask for the object."""
-    value = (request.header(_REDIRECT.encode()) or "").strip()
+def redirect_location(request: Request) -> str | None:
+    """Return where a website is to send those who ask for the object; None where the request does not say.
+
+    Errors: `InvalidRedirectLocation`.
+    """
+    value = request.header(REDIRECT.encode())
+    if value is None:
+        return None
+    value = value.strip()
     if not value.startswith(("/", "http://", "https://")):
         raise S3Error(
             "InvalidRedirectLocation",
