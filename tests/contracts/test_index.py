@@ -51,7 +51,7 @@ async def put(index: Index, key: bytes, size: int = 10, time: int = 1, vault: Va
 
 
 async def bury(index: Index, key: bytes, time: int = 2) -> None:
-    await index.save(VAULT, Space.OBJECTS, key, Row(stamp(time), b"tombstone"), None)
+    await index.save(VAULT, Space.OBJECTS, key, Row(stamp(time), b"tombstone"), None, tombstone=True)
 
 
 def keys_of(rows: list[Listed]) -> list[bytes]:
@@ -376,7 +376,6 @@ async def test_an_interval_is_open_below_and_closed_above(
 
 async def test_tombstones_of_all_spaces_come_in_pages(opening: OpenIndex) -> None:
     expected = [Name(change.space, change.key, change.row.accepted) for change in ROWS if change.tombstone]
-    expected += [Name(Space.OBJECTS, b"key %d" % n, stamp(n + 1)) for n in (3, 9, 15, 21, 27, 33, 39)]
     expected.sort()
     async with opening() as index:
         await index.save_many(VAULT, ROWS)
@@ -387,7 +386,7 @@ async def test_tombstones_of_all_spaces_come_in_pages(opening: OpenIndex) -> Non
         while page := index.tombstones(VAULT, found[-1][:2] if found else None, 3):
             assert len(page) <= 3
             found += page
-        assert found == expected, "an object's row that is not listed is a tombstone"
+        assert found == expected, "an object's row that is not listed is a delete marker, and none of them"
         await index.forget(VAULT, expected[0].space, [(expected[0].key, expected[0].accepted)])
         assert index.tombstones(VAULT, None, 1) == expected[1:2]
 

@@ -344,7 +344,7 @@ def _closed() -> StorageFailedError:
 
 
 def _is_deletion(change: Change) -> bool:
-    return change.tombstone or (change.space is Space.OBJECTS and change.listed is None)
+    return change.tombstone
 
 
 def _page(keys: Sequence[bytes], after: bytes, prefix: bytes, limit: int) -> list[bytes]:

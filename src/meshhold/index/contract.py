@@ -42,7 +42,7 @@ class Change(NamedTuple):
     listed: Listed | None
     """None unless it is a live object."""
     tombstone: bool = False
-    """Whether the entry is a deletion. An object's row without `listed` is one anyway."""
+    """Whether the entry is a deletion, to be forgotten one day. A delete marker is none: it is an object's version."""
 
 
 class Name(NamedTuple):

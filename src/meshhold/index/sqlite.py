@@ -245,8 +245,7 @@ class SqliteIndex:
         if listed is not None:
             shown = (STATE_LIVE, listed.size, listed.etag, listed.modified_ms, listed.checksum)
         else:
-            deleted = tombstone or space is Space.OBJECTS
-            shown = (STATE_DELETED if deleted else STATE_KEPT, 0, "", 0, "")
+            shown = (STATE_DELETED if tombstone else STATE_KEPT, 0, "", 0, "")
         self._writer.execute(_SAVE, (*name, accepted, *shown, row.entry))
         self._ledger.note(vault, name[1], key, before, (shown[0], shown[1], accepted))
         self._pages += _PAGES_PER_ROW + len(row.entry) // PAGE_SIZE

@@ -42,6 +42,11 @@ _KEYED_BY_ID: Final = {
 }
 
 
+def sealed_to(space: Space, key: bytes) -> bytes:
+    """Return the key that the content of a row is sealed to: what was put aside keeps the content that it had."""
+    return key[: -_ID_SIZE - 1] if space in (Space.CONFLICTS, Space.VERSIONS) else key
+
+
 def describe_key(space: Space, key: bytes) -> str:
     """Return what a register is called in messages to people."""
     match space:

@@ -20,6 +20,7 @@ ROWS_AVERAGE: Final = 256
 ROWS_MAX: Final = 4096
 BYTES_MAX: Final = CHUNK_SIZE - 64
 _ROW_OVERHEAD: Final = 16
+_KEPT: Final = (Space.OBJECTS, Space.UPLOADS, Space.PARTS, Space.VERSIONS)
 
 
 class IndexRow(NamedTuple):
@@ -84,6 +85,6 @@ def decode_block(raw: bytes) -> list[IndexRow]:
 
 def _row(fields: Any) -> IndexRow:
     match fields:
-        case [int(space), bytes(key), bytes(entry)] if space in (Space.OBJECTS, Space.UPLOADS, Space.PARTS):
+        case [int(space), bytes(key), bytes(entry)] if space in _KEPT:
             return IndexRow(Space(space), key, decode_entry(entry))
     raise UnknownFormatError("a row of a snapshot is not [space, key, entry]")

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from meshhold.errors import ChunkMissingError, ContentElsewhereError, IntegrityError
-from meshhold.model.entry import Space, Upload
+from meshhold.model.entry import ObjectVersion, Part, Space, Upload
 from meshhold.model.ids import ChunkId, NodeId
 from meshhold.replication.chunks.reader import ChunkReader
 from meshhold.replication.chunks.survey import Survey, Verdict
 from meshhold.replication.chunks.walk import walk_refs, walk_values
 from meshhold.replication.index.registers import Registers
+from meshhold.rules.stack import shown_id
 from meshhold.sealing.content import Content
 from meshhold.store.directory import Bucket
 
@@ -36,15 +37,16 @@ class CheckReport:
     `missing` and `corrupt` are lost: every machine was asked. `damaged` counts those that are either. Of `unreachable`
     ones nobody who answers has some chunk, and the nodes in `silent` do not answer. `under_replicated` ones have fewer
     copies than `wanted`, `misplaced` ones have enough, but not all where they belong. An object is named by the worst
-    of its chunks. `bytes` are those of the objects; `copies` are sound copies of the `chunks`, all in all, and
-    `damaged_copies` those that were found damaged and put aside; `members` is how many machines were to be asked and
-    `factor` how many copies there would be, were there machines enough.
+    of its chunks. `bytes` are those of the objects, `versions` counts the rows of earlier ones; `copies` are sound
+    copies of the `chunks`, all in all, and `damaged_copies` those that were found damaged and put aside; `members` is
+    how many machines were to be asked and `factor` how many copies there would be, were there machines enough.
     """
 
     vault: str
     objects: int = 0
     chunks: int = 0
     bytes: int = 0
+    versions: int = 0
     uploads: int = 0
     damaged: int = 0
     missing: list[str] = field(default_factory=list)
@@ -105,17 +107,18 @@ class Check:
         self._walked: list[_Subject] = []
 
     async def run(self) -> CheckReport:
-        """Walk objects, then parts of unfinished uploads; return the report. Damage is in it, it is no error.
+        """Walk objects, earlier versions, then parts of unfinished uploads; return the report. Damage is no error.
 
         Errors: those of the index while it cannot be read.
         """
         report, bucket = self.report, self._bucket
-        for space in (Space.OBJECTS, Space.PARTS):
+        for space in (Space.OBJECTS, Space.VERSIONS, Space.PARTS):
             async for key, value, content in walk_values(self._registers, bucket.keys, space):
                 if space is Space.OBJECTS:
                     report.objects += 1
                     report.bytes += value.size
-                subject = _Subject(self._named(space, key))
+                report.versions += space is Space.VERSIONS
+                subject = _Subject(self._named(space, key, value))
                 await self._walk(subject, content)
                 self._walked.append(subject)
                 if len(self._walked) >= BATCH:  # small objects have no chunk that would end the batch
@@ -127,10 +130,11 @@ class Check:
         report.silent = {self._name_of(node): reason for node, reason in self._survey.silent.items()}
         return report
 
-    def _named(self, space: Space, key: bytes) -> str:
+    def _named(self, space: Space, key: bytes, value: ObjectVersion | Part) -> str:
         shown = self._bucket.alias or self._bucket.name
-        if space is Space.OBJECTS:
-            return f"{shown}/{key.decode('utf-8', 'backslashreplace')}"
+        if isinstance(value, ObjectVersion):
+            version = "" if space is Space.OBJECTS else f", version {shown_id(value)}"
+            return f"{shown}/{key.decode('utf-8', 'backslashreplace')}{version}"
         return f"{shown}, part {int.from_bytes(key[-2:], 'big')} of upload {key[:-2].hex()}"
 
     async def _walk(self, subject: _Subject, content: Content) -> None:

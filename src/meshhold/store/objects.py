@@ -15,6 +15,7 @@ from meshhold.errors import (
     MetadataTooLargeError,
     NoSuchObjectError,
     NoSuchVersionError,
+    RefusedError,
     TooLargeError,
 )
 from meshhold.model.entry import PLAIN, DeleteMarker, Extras, ObjectVersion, Space, Value
@@ -45,6 +46,10 @@ METADATA_SIZE_MAX: Final = (
     8 * 1024
 )  # S3 allows 2 KiB of user metadata; all headers together stay within one page or two
 COPY_SIZE_MAX: Final = 5 * 2**30  # S3's limit for CopyObject; larger objects are copied by parts
+
+
+class _NothingError(RefusedError):
+    """What a condition was to judge is not there: not even a delete marker is put."""
 
 
 class Objects:
@@ -229,10 +234,18 @@ class Objects:
         if version is not None:
             return await self._delete_version(bucket, key, condition, version, may_bypass=may_bypass)
 
-        def check(current: Value | None) -> None:
-            condition.check(top_of(current))
+        is_conditional = condition not in (ANYWAY, ALWAYS)
 
-        marker = await self.stacks.delete(bucket, key, check, conditional=condition not in (ANYWAY, ALWAYS))
+        def check(current: Value | None) -> None:
+            top = top_of(current)
+            condition.check(top)
+            if is_conditional and top is None:
+                raise _NothingError("nothing is there to be deleted")
+
+        try:
+            marker = await self.stacks.delete(bucket, key, check, conditional=is_conditional)
+        except _NothingError:
+            return Deleted()
         return Deleted() if marker is None else Deleted(shown_id(marker), is_marker=True)
 
     async def _delete_version(

@@ -8,10 +8,9 @@ from typing import Final, Protocol
 import trio
 
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.model.entry import Entry, ObjectVersion, Part, Ref, Space
+from meshhold.model.entry import Entry, ObjectVersion, Part, Ref, Space, sealed_to
 from meshhold.model.ids import VaultId
 from meshhold.replication.chunks.reader import ChunkReader
-from meshhold.replication.index.merging import split_conflict_key
 from meshhold.sealing.content import Content, open_content
 
 PAGE: Final = 64  # rows per step on the event loop: 64 inline bodies are 1 MiB at most, and about 1 ms
@@ -31,15 +30,15 @@ async def walk_values(
 ) -> AsyncIterator[tuple[bytes, ObjectVersion | Part, Content]]:
     """Yield (key, value, opened content) of each live object or part, in key order.
 
-    In `Space.CONFLICTS` the key is that of the object that lost, to which it is sealed. Rows written or removed behind
-    the walk's position while it runs are not seen.
+    In `Space.CONFLICTS` and `Space.VERSIONS` the key is that of the object, to which the content is sealed. Rows
+    written or removed behind the walk's position while it runs are not seen.
     """
     after = b""
     while True:
         page = await registers.scan(keys.vault_id, space, after, b"", PAGE)
         for key, entry in page:
             if isinstance(entry.value, ObjectVersion | Part):
-                name = split_conflict_key(key)[0] if space is Space.CONFLICTS else key
+                name = sealed_to(space, key)
                 yield name, entry.value, open_content(keys, name, entry.value.content)
         if len(page) < PAGE:
             return

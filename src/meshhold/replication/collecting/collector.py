@@ -6,10 +6,12 @@ no live chunk goes, whoever writes where meanwhile:
 1. The walk misses nothing that was acknowledged before it began, and nothing that may still come into force: the rows
    of every index replica are read, also those that only one accepted, for a write of unknown outcome. If one of them
    does not answer, if the replicas changed, or if anything cannot be read, nothing is removed anywhere (`sources`).
-2. Refs move only forward in the order of the walk: a completed upload moves them from parts to an object, a merge from
-   an object to what is kept aside, neither back; and who takes a ref away writes its new place first. So what moves
-   while the walk runs is met at the one place or at the other, since all parts are marked before all objects and these
-   before what is kept aside. Uploads in progress need no care besides: their parts are rows, however old.
+2. Refs move only forward in the order of the walk: a completed upload moves them from parts to an object, a new version
+   from an object to an earlier one, a merge from an object to what is kept aside; and who takes a ref away writes its
+   new place first. What is current again because a later version was deleted is copied there: its row stays for as
+   long as the version lives. So what moves while the walk runs is met at the one place or at the other, since all
+   parts are marked before all objects and these before all earlier versions and what is kept aside. Uploads in
+   progress need no care besides: their parts are rows, however old.
 3. A ref that the walk has not met was therefore written after it began: by a put, a part, a copy or a completion. Each
    of these puts or renews its chunks first, on as many machines as a write needs; and if that took longer than a
    quarter of the grace it renews all of them again before its row is written. So they were touched less than a quarter
@@ -61,6 +63,7 @@ WAY_S_MAX: Final = 3600.0
 WAY_S_MIN: Final = 10.0
 ORDERS_AT_ONCE: Final = 2
 """Each is up to 64 MiB in memory while it is sent."""
+WALKED: Final = (Space.PARTS, Space.OBJECTS, Space.VERSIONS, Space.CONFLICTS)
 _LOG: Final = logging.getLogger("meshhold.collect")
 
 
@@ -158,7 +161,7 @@ class Collector:
     async def _mark(self, keys: VaultKeys, marks: Marks) -> int:
         """Mark everything that is referred to; return the epoch of the index replicas that said so."""
         sources = Sources(self._registers, keys.vault_id)
-        for space in (Space.PARTS, Space.OBJECTS, Space.CONFLICTS):  # this order: see the module's docstring
+        for space in WALKED:  # this order: see the module's docstring
             for rows in sources.all():
                 async for _, _, content in walk_values(rows, keys, space):
                     async for ref in walk_refs(self._reader, keys, content):

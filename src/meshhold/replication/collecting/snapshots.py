@@ -5,8 +5,8 @@ vault asks for, and one that did not change is the chunk that is there already. 
 whole mesh of it, also machines that cannot open it; where the blocks are is sealed inside.
 
 Rows are read page by page while others write: what a snapshot holds of one key was true at some moment after
-`taken_ms`, of two keys not at the same one. Uploads come before parts and these before objects, so that what moves on
-is in the snapshot twice rather than not at all.
+`taken_ms`, of two keys not at the same one. Uploads come before parts, these before objects and these before earlier
+versions, so that what moves on is in the snapshot twice rather than not at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import trio
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ChunkMissingError, FatalError, IntegrityError, MeshHoldError, UnknownFormatError
-from meshhold.model.entry import ObjectVersion, Part, Ref, Space
+from meshhold.model.entry import ObjectVersion, Part, Ref, Space, sealed_to
 from meshhold.model.ids import VaultId, short_id
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.state import Registry
@@ -175,7 +175,7 @@ class Snapshots:
                 refs.append(ref or await self._writer.store_block(keys, block))
 
         async for row in self._rows(keys.vault_id):
-            if isinstance(row.entry.value, ObjectVersion):
+            if row.space is Space.OBJECTS and isinstance(row.entry.value, ObjectVersion):
                 objects += 1
                 size += row.entry.value.size
             await keep(cutter.feed(row))
@@ -185,7 +185,7 @@ class Snapshots:
         return objects, size, content
 
     async def _rows(self, vault: VaultId) -> AsyncIterator[IndexRow]:
-        for space in (Space.UPLOADS, Space.PARTS, Space.OBJECTS):
+        for space in (Space.UPLOADS, Space.PARTS, Space.OBJECTS, Space.VERSIONS):
             after = b""
             while page := await self._registers.scan(vault, space, after, b"", _PAGE):
                 for key, entry in page:
@@ -253,7 +253,7 @@ class Snapshots:
         if not isinstance(row.entry.value, ObjectVersion | Part):
             return
         try:
-            content = open_content(keys, row.key, row.entry.value.content)
+            content = open_content(keys, sealed_to(row.space, row.key), row.entry.value.content)
             async for ref in walk_refs(self._reader, keys, content):
                 yield ref
         except IntegrityError as error:

@@ -11,7 +11,7 @@ from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
-from meshhold.s3.objects.versions import version_headers
+from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, read_document
 from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
@@ -58,7 +58,7 @@ async def upload_part(door: Door, request: Request) -> Response:
     check_part(upload, said.algorithm)
     body = open_body(request, door.settings, said, algorithm=upload.checksum or DEFAULT_ALGORITHM)
     if bucket.rules.quota is not None:
-        await door.objects.quotas.admit_part(bucket, upload_id, body.length)
+        await door.objects.quotas.admit_part(bucket, upload_id, number, body.length)
     part = await door.uploads.put_part(bucket, request.key, upload_id, number, body)
     headers: Headers = [(b"etag", b'"%b"' % part.etag.encode())]
     shown = said.algorithm or upload.checksum or DEFAULT_ALGORITHM
@@ -84,7 +84,7 @@ async def complete_upload(door: Door, request: Request) -> Response:
     )
     inner += checksum_elements(done.version.checksums)
     response = xml_response(document("CompleteMultipartUploadResult", inner))
-    response.headers += expiration_headers(bucket, request.key, done.version) + version_headers(bucket, done.version)
+    response.headers += expiration_headers(bucket, request.key, done.version) + written_headers(bucket, done.version)
     return response
 
 

@@ -7,7 +7,7 @@ from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
 from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.extras import extras_of
-from meshhold.s3.objects.versions import version_headers
+from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, wanted_algorithm
 from meshhold.s3.syntax.checksums import announced, checksum_headers
 from meshhold.s3.syntax.conditions import write_condition
@@ -29,5 +29,5 @@ async def put_object(door: Door, request: Request) -> Response:
     metadata = Metadata(stored_headers(request), user_metadata(request))
     version = await door.objects.put(bucket, request.key, body, metadata, condition, extras)
     headers: Headers = [(b"etag", b'"%b"' % version.etag.encode())]
-    headers += expiration_headers(bucket, request.key, version) + version_headers(bucket, version)
+    headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
     return Response(200, headers + checksum_headers(version.checksums) + encryption_headers(request))

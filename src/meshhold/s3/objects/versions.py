@@ -44,6 +44,11 @@ def version_headers(bucket: Bucket, version: ObjectVersion) -> Headers:
     return [(b"x-amz-version-id", shown_id(version).encode())]
 
 
+def written_headers(bucket: Bucket, version: ObjectVersion) -> Headers:
+    """Return the header that names a version that was made; S3 does not name `null` ones."""
+    return [] if version.extras.is_null else version_headers(bucket, version)
+
+
 def deletion_headers(deleted: Deleted) -> Headers:
     """Return the headers that tell what a deletion did."""
     headers: Headers = [(b"x-amz-version-id", deleted.version.encode())] if deleted.version else []
