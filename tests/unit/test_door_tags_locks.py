@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.door import Answer, DoorUnderTest, open_door
 
 from meshhold.errors import BucketNotEmptyError, LockedError
 from meshhold.model.grant import Permission
+from meshhold.rules.bucket import BucketRules
+from meshhold.rules.versioning import Versioning
 
 LOCKABLE = "lockable"
 TAGGING = "<Tagging><TagSet>{}</TagSet></Tagging>"
@@ -145,12 +148,12 @@ async def test_tags_come_with_a_write_and_go_along_with_a_copy(door: DoorUnderTe
     await door.call("PUT", "/plain/photo", b"bytes", {"x-amz-tagging": "b=x%20y&a"})
     assert await tags_of(door, "/plain/photo") == {"a": "", "b": "x y"}
     source = {"x-amz-copy-source": "/plain/photo"}
-    replace = {**source, "x-amz-tagging-directive": "REPLACE"}
+    anew = {**source, "x-amz-tagging-directive": "REPLACE"}
     await door.call("PUT", "/plain/copy", b"", source)
     assert await tags_of(door, "/plain/copy") == {"a": "", "b": "x y"}
-    await door.call("PUT", "/plain/other", b"", {**replace, "x-amz-tagging": "c=3"})
+    await door.call("PUT", "/plain/other", b"", {**anew, "x-amz-tagging": "c=3"})
     assert await tags_of(door, "/plain/other") == {"c": "3"}
-    await door.call("PUT", "/plain/none", b"", replace)
+    await door.call("PUT", "/plain/none", b"", anew)
     assert await tags_of(door, "/plain/none") == {}
     unknown = {**source, "x-amz-tagging-directive": "MERGE"}
     refused(await door.call("PUT", "/plain/never", b"", unknown), 400, "InvalidArgument")
@@ -312,3 +315,20 @@ async def test_an_operator_goes_around_governance(door: DoorUnderTest) -> None:
     await locked(door, until("GOVERNANCE", days=1))
     await door.node.vaults.delete(LOCKABLE, force=True)
     assert door.node.vaults.known_alias(LOCKABLE) is None
+
+
+async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(door: DoorUnderTest) -> None:
+    """An object of the time before versions is locked; to another node its bucket never kept any, or does no more."""
+    assert (await door.call("PUT", "/plain/photo", b"bytes")).status == 200
+    never = door.node.vaults.bucket("plain")
+    enable = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+    assert (await door.call("PUT", "/plain?versioning", enable)).status == 200
+    assert (await door.call("PUT", "/plain?object-lock", LOCK.format("").encode())).status == 200
+    assert (await door.call("PUT", "/plain/photo?retention", retention("COMPLIANCE", 1))).status == 200
+    suspended = replace(never, rules=BucketRules(versioning=Versioning.SUSPENDED))
+    objects = door.node.door.objects
+    with pytest.raises(LockedError):
+        await objects.delete(suspended, b"photo")
+    await objects.delete(never, b"photo")
+    assert (await door.call("GET", "/plain/photo")).status == 404
+    assert (await door.call("GET", "/plain/photo?versionId=null")).body == b"bytes"

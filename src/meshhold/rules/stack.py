@@ -48,8 +48,13 @@ def gone_of(value: Value | None) -> tuple[bytes, ...]:
 
 
 def is_versioned(value: Value | None) -> bool:
-    """Tell whether a key's register is part of a stack of versions: a plain write would lose some."""
-    return isinstance(value, ObjectVersion | DeleteMarker) and (bool(value.extras.version) or is_void(value))
+    """Tell whether a key's register is part of a stack of versions: a plain write would lose some.
+
+    So would it lose a locked version, where this node has not heard yet that its bucket keeps versions by now.
+    """
+    return isinstance(value, ObjectVersion | DeleteMarker) and (
+        bool(value.extras.version) or value.extras.lock is not None or is_void(value)
+    )
 
 
 def is_void(value: Value | None) -> bool:

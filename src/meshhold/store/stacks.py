@@ -29,6 +29,7 @@ from meshhold.errors import ContentionError, NoSuchObjectError, NoSuchVersionErr
 from meshhold.model.entry import DeleteMarker, ObjectVersion, Space, Value
 from meshhold.replication.index.registers import EARLY_S, KEEP, Change, Early, Fence, Registers, Write
 from meshhold.replication.index.turns import Turns
+from meshhold.rules.lock import check_removal
 from meshhold.rules.stack import (
     Stacked,
     amended,
@@ -193,10 +194,17 @@ class Stacks:
             await tries.again()
 
     async def _nulls(self, bucket: Bucket, key: bytes, top: Stacked) -> tuple[bytes, ...]:
-        """Return the ids of all versions that S3 calls `null`: a new one takes their place."""
+        """Return the ids of all versions that S3 calls `null`: a new one takes their place.
+
+        Errors: `LockedError`, where this node has not heard yet that versions of the bucket are locked by now.
+        """
         if top.extras.is_null:
-            return (id_of(top),)
-        return tuple([id_of(row) async for row in self.earlier(bucket, key, top) if row.extras.is_null])
+            nulls = [top]
+        else:
+            nulls = [row async for row in self.earlier(bucket, key, top) if row.extras.is_null]
+        for version in nulls:
+            check_removal(version.extras.lock, self._now_ms(), may_bypass=False)
+        return tuple(id_of(version) for version in nulls)
 
     async def _file(self, bucket: Bucket, key: bytes, top: Stacked, fence: Fence) -> None:
         """See to it that a row holds the top, unless the version is deleted by now."""
