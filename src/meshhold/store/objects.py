@@ -25,7 +25,6 @@ from meshhold.replication.index.registers import Early, Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.lock import check_removal
 from meshhold.rules.stack import Stacked, object_of, parse_id, shown_id, top_of
-from meshhold.rules.versioning import Versioning
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
 from meshhold.store.contract import (
     ALWAYS,
@@ -146,12 +145,11 @@ class Objects:
         `QuotaExceededError`.
         """
         room = None if bucket.rules.quota is None else await self.quotas.room(bucket)
-        keeps = bucket.rules.versioning is not Versioning.NEVER
 
         def check(current: Value | None) -> None:
             condition.check(object_of(current))
             if room is not None:
-                check_room(room, bucket, None if keeps else current, version.size)
+                check_room(room, bucket, current, version.size)
 
         pushed = await self.stacks.push(bucket, key, version, check, early, conditional=condition != ALWAYS)
         return replace(version, extras=pushed.extras)

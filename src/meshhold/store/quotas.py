@@ -47,8 +47,8 @@ class Quotas:
         entry = await self._registers.read(bucket.id, Space.OBJECTS, key)
         check_room(room, bucket, None if entry is None else entry.value, size)
 
-    async def admit_part(self, bucket: Bucket, upload_id: str, size: int) -> None:
-        """Let a part of `size` bytes begin: with the parts that are there, of an upload that was found, it must fit.
+    async def admit_part(self, bucket: Bucket, upload_id: str, number: int, size: int) -> None:
+        """Let part `number`, of `size` bytes, begin: with the others of its upload, which was found, it must fit.
 
         Errors: `QuotaExceededError`; those of reading what is there.
         """
@@ -58,18 +58,19 @@ class Quotas:
         upload = bytes.fromhex(upload_id)
         known = self._uploaded.pop(upload, None)
         if known is None or room.lacks(known + size, 0):
-            known = await self._count(bucket, upload)  # a part that was sent again had been counted twice
+            known = await self._count(bucket, upload, number)  # a part that was sent again had been counted twice
         lack = room.lacks(known + size, 0)
         if lack is not None:
-            raise _refusal(bucket, lack._replace(text=f"{lack.text}, with the {known} bytes of parts that are there"))
+            raise _refusal(bucket, lack._replace(text=f"{lack.text}, with the {known} bytes of its other parts"))
         self._uploaded[upload] = known + size
         if len(self._uploaded) > UPLOADS_REMEMBERED:
             self._uploaded.popitem(last=False)
 
-    async def _count(self, bucket: Bucket, upload: bytes) -> int:
-        total, after = 0, b""
+    async def _count(self, bucket: Bucket, upload: bytes, number: int) -> int:
+        """Return the bytes of the upload's parts but this one."""
+        total, after, own = 0, b"", upload + number.to_bytes(2, "big")
         while page := await self._registers.scan(bucket.id, Space.PARTS, after, upload, _PAGE):
-            total += sum(entry.value.size for _, entry in page if isinstance(entry.value, Part))
+            total += sum(entry.value.size for name, entry in page if isinstance(entry.value, Part) and name != own)
             after = page[-1][0]
         return total
 
