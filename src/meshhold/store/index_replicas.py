@@ -28,6 +28,7 @@ from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.registry.record import Kind
 from meshhold.replication.index import registers
 from meshhold.replication.index.seats import Seats
+from meshhold.rules.versioning import Versioning
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.nodes import NodeFacts, Nodes
 from meshhold.store.replica_choice import REPLICAS_WANTED, choose_replicas
@@ -394,6 +395,11 @@ def _check_mode(bucket: Bucket, nodes: Sequence[NodeId], mode: Mode) -> None:
         raise ConflictError(
             f"consistency {mode} is for two machines, and {len(nodes)} are to keep the index of vault {bucket.name!r}",
             f"name {REPLICAS_ALONE_MAX} with --index-replicas, or keep it linearizable: one of three may be off then",
+        )
+    if mode is Mode.AVAILABLE and bucket.rules.versioning is not Versioning.NEVER:
+        raise ConflictError(
+            f"vault {bucket.name!r} keeps versions, whose order two machines that go on alone cannot agree on",
+            "keep it linearizable, or copy the objects to a vault without versioning",
         )
 
 

@@ -33,6 +33,8 @@ from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.bucket import Aspect
 from meshhold.rules.lock import NO_LOCK, BucketLock, check_removal
+from meshhold.rules.stack import top_of
+from meshhold.rules.versioning import Versioning
 from meshhold.rules.quota import NO_QUOTA, Quota
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import TRUSTED, Bucket, Directory
@@ -286,11 +288,23 @@ class Vaults:
             found = await reading.rows(b"", b"", 1)
             if await reading.settle():
                 break
-        if found or with_uploads:
-            return bool(found)
+        if found or (bucket.rules.versioning is not Versioning.NEVER and await self._holds_versions(bucket)):
+            return True
+        if with_uploads:
+            return False
         after = b""
         while page := await self._registers.scan(bucket.id, Space.UPLOADS, after, b"", _PAGE):
             if any(entry.value is not None for _, entry in page):
+                return True
+            after = page[-1][0]
+            await trio.lowlevel.checkpoint()
+        return False
+
+    async def _holds_versions(self, bucket: Bucket) -> bool:
+        """Tell whether there is any version or delete marker: below every version that is left is a current one."""
+        after = b""
+        while page := await self._registers.scan(bucket.id, Space.OBJECTS, after, b"", _PAGE):
+            if any(top_of(entry.value) is not None for _, entry in page):
                 return True
             after = page[-1][0]
             await trio.lowlevel.checkpoint()

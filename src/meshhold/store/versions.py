@@ -19,7 +19,6 @@ from meshhold.rules.stack import (
     Stacked,
     id_of,
     is_earlier,
-    is_void,
     parse_id,
     row_key,
     rows_end,
@@ -80,16 +79,6 @@ class Versions:
             return []
         found = [row async for row in self._stacks.earlier(bucket, key, top)]
         return [ShownVersion(key, row, is_latest=False) for row in _without_hidden_nulls(top, found)]
-
-    async def any(self, bucket: Bucket) -> bool:
-        """Tell whether the bucket holds any version or delete marker."""
-        after = b""
-        while page := await self._registers.scan(bucket.id, Space.OBJECTS, after, b"", _PAGE):
-            if any(entry.value is not None and not is_void(entry.value) for _, entry in page):
-                return True
-            after = page[-1][0]
-            await trio.lowlevel.checkpoint()
-        return False
 
     async def page(
         self, bucket: Bucket, prefix: bytes, delimiter: bytes, key_marker: bytes, version_marker: str, limit: int

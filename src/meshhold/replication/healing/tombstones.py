@@ -28,6 +28,11 @@ from meshhold.replication.tasks import open_tasks
 
 SWEPT_MAX: Final = 512
 """Tombstones of one call: a commit of some 20 ms, and four short messages to each replica."""
+VERSION_WINDOWS: Final = 3
+"""Ballot windows that the tombstone of a version is kept at least: it fences whoever read the version as an object's
+current one and is about to file it, up to a minute later. Two windows are for the clock of the node that wrote it,
+which may be one behind while that of the node that forgets it is one ahead; what is left of the third is many times
+that minute."""
 _LOG: Final = logging.getLogger("meshhold.index")
 
 
@@ -68,14 +73,20 @@ class Tombstones:
 
     def _next(self, vault: VaultId, older_than_ms: int) -> list[Name]:
         """Return the next tombstones that are old enough, as many as fit into a message, and move on."""
-        oldest_kept_ms = self._now_ms() - max(older_than_ms, self._copying.window_ms)
+        now_ms, window_ms = self._now_ms(), self._copying.window_ms
+        oldest_kept_ms = now_ms - max(older_than_ms, window_ms)
+        oldest_version_ms = now_ms - max(older_than_ms, VERSION_WINDOWS * window_ms)
         found = self._copying.replica.index.tombstones(vault, self._positions.get(vault), SWEPT_MAX)
         fitting = cut(found)
         if len(found) < SWEPT_MAX <= NAMES_MAX and len(fitting) == len(found):
             self._positions.pop(vault, None)
         else:
             self._positions[vault] = fitting[-1].space, fitting[-1].key
-        return [name for name in fitting if name.accepted.wall_ms < oldest_kept_ms]
+        return [
+            name
+            for name in fitting
+            if name.accepted.wall_ms < (oldest_version_ms if name.space is Space.VERSIONS else oldest_kept_ms)
+        ]
 
     async def _remove(self, vault: VaultId, configuration: Configuration, names: list[Name]) -> int | None:
         """Remove what all replicas agree to; None if one of them has no part in it."""
