@@ -33,9 +33,9 @@ from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.bucket import Aspect
 from meshhold.rules.lock import NO_LOCK, BucketLock, check_removal
+from meshhold.rules.quota import NO_QUOTA, Quota
 from meshhold.rules.stack import top_of
 from meshhold.rules.versioning import Versioning
-from meshhold.rules.quota import NO_QUOTA, Quota
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
