@@ -20,7 +20,7 @@ from meshhold.index.sqlite import open_index
 from meshhold.model.ids import NodeId
 from meshhold.model.stamp import Clock
 from meshhold.peering.dispatch import Dispatch
-from meshhold.registry.record import Kind, Record, sign_by_node
+from meshhold.registry.record import Kind, Record, encode_record, sign_by_node
 from meshhold.replication.records import record_sync
 from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.replication.records.record_sync import COMPARE_EVERY_S, RecordSync
@@ -117,6 +117,88 @@ async def test_news_in_a_full_mesh_is_given_once_by_each_to_each(nodes: list[Nod
         await wait_all_tasks_blocked()
         assert all(node.names == nodes[0].names for node in nodes)
         assert sum(len(node.calls) for node in nodes) <= len(nodes) * (len(nodes) - 1)
+        nursery.cancel_scope.cancel()
+
+
+class Slow:
+    """Peers through a node's own way to them, each call held up until `go` is set; what was given is counted."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.go = trio.Event()
+        self.under_way = 0
+        self.given: list[int] = []
+
+    async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
+        """Ask a peer, later."""
+        self.under_way += 1
+        await self.go.wait()
+        self.given.append(len(body["records"]))
+        return await self._node.call(peer, name, body, timeout_s=timeout_s)
+
+    def linked(self) -> Sequence[NodeId]:
+        """Return the peers."""
+        return self._node.linked()
+
+
+async def test_news_for_a_slow_peer_wait_and_go_together(nodes: list[Node]) -> None:
+    """However many records are written meanwhile, one call to it is under way, and the next one takes them all."""
+    one, other = nodes[:2]
+    link(one, other)
+    slow = Slow(one)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.sync.run, slow)
+        for number in range(12):
+            await one.keeper.write(one.record(some_id(number)))
+            await wait_all_tasks_blocked()
+        await one.keeper.write(one.record(some_id(11), note="newer"))
+        await wait_all_tasks_blocked()
+        assert slow.under_way == 1
+        slow.go.set()
+        await wait_all_tasks_blocked()
+        assert slow.given == [1, 11]
+        assert other.names == one.names
+        nursery.cancel_scope.cancel()
+
+
+async def test_news_for_a_slow_peer_are_bounded(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not wait is found by the next comparison."""
+    monkeypatch.setattr(record_sync, "_QUEUED_MAX", 5)
+    one, other = nodes[:2]
+    link(one, other)
+    slow = Slow(one)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.sync.run, slow)
+        for number in range(12):
+            await one.keeper.write(one.record(some_id(number)))
+            await wait_all_tasks_blocked()
+        slow.go.set()
+        await wait_all_tasks_blocked()
+        assert slow.given == [1, 5]
+        assert await one.sync.compare(one, other.id)
+        assert other.names == one.names
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_peer_has_just_given_is_not_given_back_in_an_older_form(nodes: list[Node]) -> None:
+    one, other = nodes[:2]
+    link(one, other)
+    slow = Slow(one)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.sync.run, slow)
+        await one.keeper.write(one.record(some_id(1)))
+        await wait_all_tasks_blocked()
+        await one.keeper.write(one.record(some_id(2)))
+        await wait_all_tasks_blocked()
+        other.clock.observe(one.clock.tick(WALL_MS))
+        newer = other.record(some_id(2), note="newer")
+        await other.keeper.write(newer)
+        await other.call(one.id, "registry.give/1", {"records": [encode_record(newer)]}, timeout_s=1)
+        await wait_all_tasks_blocked()
+        slow.go.set()
+        await wait_all_tasks_blocked()
+        assert slow.given == [1]
+        assert other.names == one.names
         nursery.cancel_scope.cancel()
 
 

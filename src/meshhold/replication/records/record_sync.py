@@ -1,8 +1,8 @@
 """How nodes come to hold the same registry records: news at once, the rest by comparing. Decides no record's worth.
 
 A record that is news here is given to every linked peer except the one it came from, so it crosses the mesh in as many
-steps as the mesh is wide. What a broken link lost is found by comparing digests when a link opens, and with a random
-peer every `COMPARE_EVERY_S`.
+steps as the mesh is wide. One call to a peer is under way at a time; what becomes news meanwhile goes with the next.
+What a broken link lost is found by comparing digests when a link opens, and with a random peer every `COMPARE_EVERY_S`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH_SIZE_MAX: Final = (
 )  # bytes of records in one message of 256 KiB, less one record of 64 KiB that goes over
 NAMES_MAX: Final = 2_000  # names in one message: about 200 bytes each
 ROUNDS_MAX: Final = 1 + RECORDS_MAX // NAMES_MAX  # messages of names in one comparison
-_QUEUED_MAX: Final = 1_000  # batches of news that wait for a slow peer; beyond, comparing will find them
+_QUEUED_MAX: Final = 1_000  # batches that wait to be shared out, records that wait for a peer; comparing finds the rest
 _LOG: Final = logging.getLogger("meshhold.registry")
 
 
@@ -56,6 +56,7 @@ class RecordSync:
         self._keeper = keeper
         self._chance = chance
         self._news, self._outbox = trio.open_memory_channel[tuple[list[Record], NodeId | None]](_QUEUED_MAX)
+        self._waiting: dict[NodeId, dict[tuple[Kind, str], Record]] = {}  # for each peer that a task is giving news to
         keeper.follow(self._queue)
 
     def register(self, dispatch: Dispatch) -> None:
@@ -117,9 +118,32 @@ class RecordSync:
 
     async def _spread(self, peers: Peers, nursery: trio.Nursery) -> None:
         async for records, source in self._outbox:
+            self._forget_waiting(source, records)
             for peer in peers.linked():
-                if peer != source:
-                    nursery.start_soon(self._give, peers, peer, records)
+                if peer == source:
+                    continue
+                if peer not in self._waiting:
+                    self._waiting[peer] = {}
+                    nursery.start_soon(self._give_waiting, peers, peer)
+                waiting = self._waiting[peer]
+                for record in records:
+                    if len(waiting) < _QUEUED_MAX or (record.kind, record.key) in waiting:
+                        waiting[record.kind, record.key] = record
+
+    def _forget_waiting(self, source: NodeId | None, records: Sequence[Record]) -> None:
+        """Do not give a peer older forms of what it has just given."""
+        waiting = self._waiting.get(source, {}) if source is not None else {}
+        for record in records:
+            waiting.pop((record.kind, record.key), None)
+
+    async def _give_waiting(self, peers: Peers, peer: NodeId) -> None:
+        """Give a peer its news until none wait."""
+        try:
+            while waiting := self._waiting[peer]:
+                self._waiting[peer] = {}
+                await self._give(peers, peer, list(waiting.values()))
+        finally:
+            del self._waiting[peer]
 
     async def _give(self, peers: Peers, peer: NodeId, records: Sequence[Record]) -> None:
         for batch in _batches([encode_record(record) for record in records]):
