@@ -5,12 +5,15 @@ Knows no header. Source: S3 user guide, "Working with object metadata"; RFC 2047
 
 from __future__ import annotations
 
-from base64 import b64encode
-from email.errors import HeaderParseError
-from email.header import decode_header
+import re
+from base64 import b64decode, b64encode
+from binascii import a2b_qp
 from typing import Final
 
 _CHARSETS: Final = frozenset(("utf-8", "us-ascii", "iso-8859-1"))
+_WORD: Final = re.compile(r"=\?([\w-]+)\?([BbQq])\?([!->@-~]*)\?=", re.ASCII)
+_BETWEEN: Final = re.compile(r"(?<=\?=)[ \t]+(?==\?[\w-]+\?[BbQq]\?[!->@-~]*\?=)", re.ASCII)
+"""Blanks between two words are no text (RFC 2047, section 6.2)."""
 _WORD_BYTES_MAX: Final = 21  # of text in one word: in Q, three characters each, a word stays within RFC 2047's 75
 _LITERAL: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/.,:;@'()")
 
@@ -20,14 +23,17 @@ def decode_words(text: str) -> str:
     if "=?" not in text:
         return text
     try:
-        pieces = decode_header(text)
-        if all(charset is None or charset.lower() in _CHARSETS for _, charset in pieces):
-            return "".join(
-                piece if isinstance(piece, str) else piece.decode(charset or "latin-1") for piece, charset in pieces
-            )
-    except (HeaderParseError, ValueError):
-        pass
-    return text
+        return _WORD.sub(_decoded, _BETWEEN.sub("", text))
+    except ValueError:
+        return text
+
+
+def _decoded(word: re.Match[str]) -> str:
+    charset, encoding, inner = word.groups()
+    if charset.lower() not in _CHARSETS:
+        raise UnicodeError(charset)
+    raw = b64decode(inner, validate=True) if encoding in "Bb" else a2b_qp(inner, header=True)
+    return raw.decode(charset)
 
 
 def encode_words(text: str) -> str:
