@@ -13,7 +13,7 @@ from meshhold.s3.syntax.words import decode_words, encode_words
         ("plain, =2D?", "plain, =2D?"),
         ("", ""),
         ("Grüße", "=?UTF-8?B?R3LDvMOfZQ==?="),
-        ("Grüße von dort und von hier", "=?UTF-8?Q?Gr=C3=BC=C3=9Fe_von_dort_und?= =?UTF-8?Q?_von_hier?="),
+        ("Grüße von dort und von hier", "=?UTF-8?Q?Gr=C3=BC=C3=9Fe_von_dort_und_?= =?UTF-8?Q?von_hier?="),
         ("東京", "=?UTF-8?B?5p2x5Lqs?="),
         ("a\r\nb", "=?UTF-8?Q?a=0D=0Ab?="),
     ],
