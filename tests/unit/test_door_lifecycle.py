@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.door import BUCKET, DoorUnderTest, open_door
 
-from meshhold.errors import NotFoundError
+from meshhold.errors import ConflictError, NotFoundError
 from meshhold.model.grant import Permission
 from meshhold.rules.lifecycle import DAY_MS
 from meshhold.store.expiry import Expiry
@@ -256,6 +256,22 @@ async def test_only_whose_turn_it_is_walks_by_itself(door: DoorUnderTest) -> Non
     await door.call("DELETE", f"/{BUCKET}?lifecycle")
     with pytest.raises(NotFoundError, match="has no lifecycle"):
         await expiry.run(BUCKET)
+
+
+async def test_of_two_walks_one_removes(door: DoorUnderTest) -> None:
+    await set_rules(door, rule(days(1), prefix("old/")))
+    await put(door, "old/a")
+    expiry = expiry_after(door, 3)
+    refused: list[str] = []
+
+    async def walk_too(_: dict[str, Any]) -> None:
+        assert (await expiry.run(BUCKET, dry_run=True))[0].dry_run, "looking is no walk"
+        with pytest.raises(ConflictError) as conflict:
+            await expiry.run(BUCKET)
+        refused.append(conflict.value.message)
+
+    await expiry.run(BUCKET, walk_too)
+    assert refused == ["lifecycles are being followed right now"]
 
 
 async def test_people_see_rules_and_the_last_walk(door: DoorUnderTest) -> None:

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-import trio
-
-from meshhold.errors import FatalError, MeshHoldError, NotFoundError
+from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError
 from meshhold.model.ids import VaultId
 from meshhold.rules.lifecycle import Lifecycle, Rule
 from meshhold.store.directory import Bucket, Directory
@@ -55,7 +53,7 @@ class Expiry:
         self._stores = stores
         self._leads = leads
         self._now_ms = now_ms
-        self._walking = trio.Lock()
+        self._walking = False
         self._last: dict[VaultId, ExpiryReport] = {}
         self.next_ms: int | None = None  # when the next walk begins by itself; set by whoever keeps the schedule
 
@@ -81,27 +79,40 @@ class Expiry:
     ) -> list[ExpiryReport]:
         """Walk one vault, or all whose turn is this node's, and remove what is due; return what was found.
 
-        A vault that cannot be walked to its end is named in its report; the others go on. Errors: as `views`.
+        A vault that cannot be walked to its end is named in its report; the others go on. Errors: as `views`;
+        `ConflictError` while another walk removes things.
         """
-        reports = []
-        async with self._walking:
-            for bucket, lifecycle in self._chosen(reference):
-                if reference is None and not self._leads(bucket.id):
-                    continue
-                report = ExpiryReport(bucket.id, bucket.name, dry_run, self._now_ms())
-                try:
-                    holds = partial(self._holds, bucket)
-                    await Walk(self._stores, bucket, lifecycle, report, holds=holds, progress=progress).run()
-                except FatalError:
-                    raise
-                except MeshHoldError as error:
-                    report.error = str(error)
-                    _LOG.error("the lifecycle of vault %s was not followed to its end: %s", bucket.name, error)
-                report.ended_ms = self._now_ms()
-                if not dry_run:
-                    self._last[bucket.id] = report
-                reports.append(report)
-        return reports
+        chosen = self._chosen(reference)
+        if reference is None:
+            chosen = [(bucket, lifecycle) for bucket, lifecycle in chosen if self._leads(bucket.id)]
+        if dry_run:
+            return [await self._walk(bucket, lifecycle, progress, dry_run=True) for bucket, lifecycle in chosen]
+        if self._walking:
+            raise ConflictError(
+                "lifecycles are being followed right now", "try again when that has ended"
+            )
+        self._walking = True
+        try:
+            return [await self._walk(bucket, lifecycle, progress, dry_run=False) for bucket, lifecycle in chosen]
+        finally:
+            self._walking = False
+
+    async def _walk(
+        self, bucket: Bucket, lifecycle: Lifecycle, progress: Progress | None, *, dry_run: bool
+    ) -> ExpiryReport:
+        report = ExpiryReport(bucket.id, bucket.name, dry_run, self._now_ms())
+        try:
+            holds = partial(self._holds, bucket)
+            await Walk(self._stores, bucket, lifecycle, report, holds=holds, progress=progress).run()
+        except FatalError:
+            raise
+        except MeshHoldError as error:
+            report.error = str(error)
+            _LOG.error("the lifecycle of vault %s was not followed to its end: %s", bucket.name, error)
+        report.ended_ms = self._now_ms()
+        if not dry_run:
+            self._last[bucket.id] = report
+        return report
 
     def _holds(self, bucket: Bucket) -> bool:
         """Tell whether the rules with which a walk began are still in force: a long one must not outlive them."""

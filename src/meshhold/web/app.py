@@ -68,6 +68,7 @@ class WebApp(Application):
                 "MethodNotAllowed", f"The method {head.method[:32]} is not allowed here: a website is only read.",
                 headers=_ALLOWED,
             )  # fmt: skip
+        talk.operation = "GetWebsite"
         peer = scope["client"][0] if scope["client"] else ""
         asked = Asked(head.method, key, head.raw_query, head.headers, peer)
         response = await answer_page(self._door, bucket, asked)
