@@ -1,0 +1,272 @@
+"""Throw hostile requests at the S3 door and at websites: `python -m tests.fuzz_s3 N SEED KIND`.
+
+N inputs, a million unless told; one kind (heads, targets, headers, chunked, documents, forms, pages), or all of them in
+turn. Input number n of a seed is always the same, though the door keeps what earlier ones stored; a failure prints
+both. The laws: no answer is a 500, each is valid HTTP, a signature over any target is understood, and of a body in
+chunks either every byte is kept or none.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import h11
+import trio
+from tests.door import BUCKET, DEADLINE_S, DoorUnderTest, open_door, render
+from tests.fuzz_s3_inputs import (
+    METHODS,
+    PARAMETERS,
+    Input,
+    make_chunked,
+    make_document,
+    make_form,
+    make_head,
+    odd_headers,
+    odd_target,
+    odd_text,
+)
+
+from meshhold.model.grant import Permission
+from meshhold.s3.http.application import Application
+from meshhold.web.app import WebApp
+
+REPORT_EVERY: Final = 50_000
+_BODILESS: Final = (204, 304)
+
+
+@dataclass
+class _Stream:
+    broken: bool = False
+
+
+@dataclass
+class _Http:
+    client_waits: bool = False
+
+
+@dataclass
+class _Answer:
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+
+    @property
+    def code(self) -> str:
+        return self.body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode()
+
+
+async def ask(app: Application, given: Input, port: int) -> _Answer:
+    """Hand one request to an application as a server would, and check that its answer is valid HTTP."""
+    path, _, query = given.target.partition("?")
+    headers = [(name.lower().encode(), value.encode()) for name, value in given.headers.items()]
+    if given.body and b"content-length" not in dict(headers):
+        headers.append((b"content-length", b"%d" % len(given.body)))
+    scope: dict[str, Any] = {
+        "type": "http", "method": given.method, "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": headers, "http_version": "1.1", "server": ("127.0.0.1", port), "client": ("127.0.0.1", 5),
+        "state": {"stream": _Stream(), "http": _Http()},
+    }  # fmt: skip
+    pieces = [given.body[:1000], given.body[1000:]]
+    answer = _Answer()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.headers = message["status"], message["headers"]
+        else:
+            answer.body += message["body"]
+
+    with trio.fail_after(DEADLINE_S):
+        await app(scope, receive, send)
+    h11.Response(status_code=answer.status, headers=answer.headers)  # refuses what would break the answer's head
+    assert answer.status != 500, answer.body.decode()
+    length = dict(answer.headers).get(b"content-length")
+    if given.method != "HEAD" and answer.status not in _BODILESS:
+        assert length == b"%d" % len(answer.body), "the answer's length is not what it says"
+    return answer
+
+
+class Fuzzer:
+    """The door, a website over the same node, and what each kind of input does with them."""
+
+    def __init__(self, door: DoorUnderTest, web: Application, upload_id: str) -> None:
+        self._door = door
+        self._web = web
+        self._upload_id = upload_id
+        self._signed_s = 0.0
+
+    @property
+    def _signer(self) -> Any:
+        if time.monotonic() > self._signed_s + 60:
+            self._door.signer = replace(self._door.signer, at=datetime.now(UTC))
+            self._signed_s = time.monotonic()
+        return self._door.signer
+
+    async def _send(self, given: Input) -> _Answer:
+        return await ask(self._door.app, given, self._door.port)
+
+    def _sign(self, given: Input) -> Input:
+        signer = self._signer
+        headers = self._door.sign(given.method, given.target, given.body, given.headers, at=signer.at)
+        return replace(given, headers=headers)
+
+    async def heads(self, rng: random.Random) -> str:
+        """Send a spoiled head over a real connection: an answer that is no 500, or the end of the connection."""
+        method, target = rng.choice(METHODS[:5]), odd_target(rng)
+        signed = self._sign(Input(method, target, odd_headers(rng, 2)))
+        raw = make_head(rng, render(method, target, signed.headers))
+        try:
+            async with self._door.connect() as wire:
+                await wire.send(raw)
+                await wire.stream.send_eof()
+                status = (await wire.answer("HEAD")).status
+        except (EOFError, trio.BrokenResourceError):
+            return "no answer"
+        assert status != 500
+        return str(status)
+
+    async def targets(self, rng: random.Random) -> str:
+        """Sign any target in ASCII: it is understood as it was signed, whatever comes of it."""
+        method = rng.choice(("GET", "HEAD", "DELETE", "GET"))
+        target = odd_target(rng).replace("X-Amz-", "x-amz_")
+        if rng.random() < 0.3:
+            given = Input(method, self._signer.presign(method, target), {"Host": self._signer.host})
+        else:
+            given = self._sign(Input(method, target))
+        answer = await self._send(given)
+        if "%" not in target.replace("%2", "").replace("%C3%A9", ""):
+            assert answer.code != "SignatureDoesNotMatch", answer.body.decode()
+        return answer.code or str(answer.status)
+
+    async def headers(self, rng: random.Random) -> str:
+        """Send odd headers and parameters, signed or not; what a write stored can be read."""
+        method = rng.choice((*METHODS, "PUT", "PUT", "PUT"))
+        key = f"odd{rng.randrange(50)}"
+        target = f"/{rng.choice((BUCKET, BUCKET, 'rules'))}/{key if rng.random() < 0.8 else ''}"
+        if rng.random() < 0.5:
+            target += "?" + "&".join(self._parameter(rng) for _ in range(rng.randint(1, 2)))
+        given = Input(method, target, odd_headers(rng), rng.choice((b"", b"body", bytes(20_000))))
+        answer = await self._send(self._sign(given) if rng.random() < 0.9 else given)
+        if method in ("PUT", "POST") and answer.status == 200:
+            for reading in ("GET", "HEAD"):
+                await self._send(self._sign(Input(reading, f"/{BUCKET}/{key}")))
+            await self._send(self._sign(Input("GET", f"/{BUCKET}?list-type={rng.randrange(3)}&prefix=odd")))
+        return answer.code or str(answer.status)
+
+    def _parameter(self, rng: random.Random) -> str:
+        value = rng.choice(("", self._upload_id, quote(odd_text(rng)), quote(odd_text(rng))))
+        return f"{rng.choice(PARAMETERS)}={value}"
+
+    async def chunked(self, rng: random.Random) -> str:
+        """Send a body in chunks: every byte is kept as it was signed, or none."""
+        given = make_chunked(rng, self._signer)
+        answer = await self._send(given)
+        if answer.status == 200:
+            kept = await self._send(self._sign(Input("GET", given.target)))
+            assert kept.body == given.expected, "an altered body was taken"
+        return answer.code or str(answer.status)
+
+    async def documents(self, rng: random.Random) -> str:
+        """Set documents of every sub-resource; what was taken can be shown."""
+        given = make_document(rng, self._upload_id)
+        answer = await self._send(self._sign(given))
+        if answer.status == 200 and given.method == "PUT":
+            shown = await self._send(self._sign(Input("GET", given.target)))
+            assert shown.status < 500, shown.body.decode()
+        return answer.code or str(answer.status)
+
+    async def forms(self, rng: random.Random) -> str:
+        """Send forms and their policies; what they stored can be read."""
+        answer = await self._send(make_form(rng, self._signer))
+        if answer.status < 300:
+            listed = await self._send(self._sign(Input("GET", f"/{BUCKET}?list-type=2")))
+            assert listed.status == 200
+            await self._send(self._sign(Input("GET", f"/{BUCKET}/form{rng.randrange(20)}")))
+        return answer.code or str(answer.status)
+
+    async def pages(self, rng: random.Random) -> str:
+        """Ask as a browser for whatever the other kinds stored and set."""
+        host = rng.choice((BUCKET, "rules", "rules", "mapped.example.com", odd_text(rng).strip()))
+        given = Input(rng.choice(METHODS), "/" + odd_target(rng).partition("/")[2].partition("/")[2],
+                      odd_headers(rng, 2) | {"host": host})  # fmt: skip
+        return str((await ask(self._web, given, self._door.port)).status)
+
+    @property
+    def kinds(self) -> list[Callable[[random.Random], Awaitable[str]]]:
+        """What to fuzz, one of them for each input in turn."""
+        return [self.heads, self.targets, self.headers, self.chunked, self.documents, self.forms, self.pages]
+
+
+async def open_fuzzer(stack: AsyncExitStack, folder: Path) -> Fuzzer:
+    """Return a fuzzer over a node in `folder`, which ends with the stack."""
+    door = await stack.enter_async_context(open_door(folder))
+    await door.node.vaults.create("rules", alias="rules")
+    for vault in (BUCKET, "rules"):
+        key = door.signer.key_id
+        await door.node.access.grant(key, vault, Permission.READ | Permission.WRITE | Permission.OWN)
+        await door.node.access.grant("anonymous", vault, Permission.READ)
+    upload = await door.call("POST", f"/{BUCKET}/multi?uploads")
+    hosts = {"mapped.example.com": BUCKET}
+    web = WebApp(door.node.door, "tests", hosts=hosts, root_domain="example.com", on_fatal=_refuse_death)
+    return Fuzzer(door, web, upload.tag("UploadId"))
+
+
+def _refuse_death(error: BaseException) -> None:
+    raise AssertionError("the daemon would have ended") from error
+
+
+async def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], folder: Path, only: str = "") -> Counter[str]:
+    """Run that many inputs; return how often each kind had which answer. Raises at the first broken law."""
+    outcomes: Counter[str] = Counter()
+    async with AsyncExitStack() as stack:
+        fuzzer = await open_fuzzer(stack, folder)
+        kinds = [kind for kind in fuzzer.kinds if getattr(kind, "__name__", "").endswith(only)]
+        started_s = time.monotonic()
+        for number in range(inputs):
+            kind = kinds[number % len(kinds)]
+            name = getattr(kind, "__name__", "")
+            try:
+                outcomes[f"{name} {await kind(random.Random(f'{seed}:{number}'))}"] += 1
+            except BaseException:
+                report(f"seed {seed}, input {number}: {name}")
+                raise
+            if number % REPORT_EVERY == REPORT_EVERY - 1:
+                report(f"{number + 1} inputs, {(number + 1) / (time.monotonic() - started_s):.0f} a second")
+        stack.callback(report, f"{inputs / max(0.001, time.monotonic() - started_s):.0f} inputs a second")
+    return outcomes
+
+
+def main() -> None:
+    """Read count, seed and kind from the command line; print a table."""
+    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    only = sys.argv[3] if len(sys.argv) > 3 else ""
+    print(f"fuzzing S3: {inputs} inputs, seed {seed}", flush=True)  # noqa: T201  -- a program's output
+    logging.getLogger("meshhold.s3").setLevel(logging.ERROR)  # each NotImplemented would be a line
+    memory = Path("/dev/shm")  # noqa: S108  -- fsync costs nothing there, and what is tested is no disk
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        report = lambda line: print(line, flush=True)  # noqa: E731, T201  -- a program's output
+        outcomes = trio.run(run_fuzz, inputs, seed, report, Path(folder), only)
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{count:9}  {outcome}")  # noqa: T201  -- a program's output
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory {peak_mib:.0f} MiB")  # noqa: T201  -- a program's output
+
+
+if __name__ == "__main__":
+    main()
