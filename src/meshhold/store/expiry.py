@@ -88,9 +88,7 @@ class Expiry:
         if dry_run:
             return [await self._walk(bucket, lifecycle, progress, dry_run=True) for bucket, lifecycle in chosen]
         if self._walking:
-            raise ConflictError(
-                "lifecycles are being followed right now", "try again when that has ended"
-            )
+            raise ConflictError("lifecycles are being followed right now", "try again when that has ended")
         self._walking = True
         try:
             return [await self._walk(bucket, lifecycle, progress, dry_run=False) for bucket, lifecycle in chosen]
