@@ -16,7 +16,6 @@ from meshhold.rules.policy_conditions import EXISTING_TAG, REQUEST_TAG, Facts
 from meshhold.s3.exchange import Request
 from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.sigv4 import ALGORITHM
-from meshhold.s3.syntax.tags import HEADER as TAGGING
 from meshhold.s3.syntax.tags import tags_of
 
 _HEADERS: Final = {
@@ -67,7 +66,7 @@ def facts_of(
     def tags() -> Mapping[str, str]:
         if new_tags is not None:
             return new_tags
-        return tags_of(request) if TAGGING in request.headers else {}
+        return tags_of(request)
 
     return facts
 
