@@ -14,7 +14,7 @@ from tests.unit.mesh_fakes import FakeDrains, FakeMembers, FakeMesh, FakeRepairs
 
 from meshhold.admin.calls import make_dispatch
 from meshhold.admin.server import Dispatch, run_admin
-from meshhold.errors import BucketNotEmptyError, InvalidError, NoSuchAccessKeyError, NoSuchVaultError
+from meshhold.errors import BucketNotEmptyError, InvalidError, LockedError, NoSuchAccessKeyError, NoSuchVaultError
 from meshhold.model.grant import Permission
 from meshhold.store.access import GrantView, KeyView, NewKey
 from meshhold.store.care import ScrubReport
@@ -57,6 +57,7 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.vaults: dict[str, VaultView] = {}
+        self.locked: set[str] = set()
         self.key_views: dict[str, KeyView] = {}
         self.grant_views: dict[tuple[str, str], GrantView] = {}
         self.lost: list[str] = []
@@ -89,8 +90,10 @@ class FakeNode:
             raise InvalidError(f"{ref!r} names several vaults", "use a longer prefix")
         return found[0]
 
-    async def delete(self, ref: str, *, force: bool) -> None:
+    async def delete(self, ref: str, *, force: bool, break_locks: bool) -> None:
         found = self._find(ref)
+        if found.name in self.locked and not break_locks:
+            raise LockedError("it holds locked versions", "use --break-locks")
         if found.objects and not force:
             raise BucketNotEmptyError("it holds objects", "use --force")
         del self.vaults[found.id]

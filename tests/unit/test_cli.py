@@ -205,7 +205,11 @@ def test_delete_asks_and_refuses_what_is_not_empty(
     code, _, err = typed("vault", "delete", "photos", "--yes")
     assert code == 1
     assert "use --force" in err
-    assert asked("vault", "delete", "photos", "--yes", "--force") == {"id": vault_id}
+    node.locked.add("photos")
+    code, _, err = typed("vault", "delete", "photos", "--yes", "--force")
+    assert code == 1
+    assert "use --break-locks" in err
+    assert asked("vault", "delete", "photos", "--yes", "--force", "--break-locks") == {"id": vault_id}
     assert asked("vault", "list") == []
 
 

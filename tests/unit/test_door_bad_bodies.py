@@ -60,7 +60,7 @@ DIGESTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "unknown algorithm": (400, "InvalidRequest", {"x-amz-sdk-checksum-algorithm": "ROT13"}),
     "trailer of another kind": (400, "InvalidRequest", {"x-amz-trailer": "x-amz-meta-late"}),
     "metadata beyond 2 KiB": (400, "MetadataTooLarge", {"x-amz-meta-a": "x" * 2048}),
-    "copy of the source's tags": (501, "NotImplemented", {"x-amz-tagging": "a=b"}),
+    "a tag without a key": (400, "InvalidTag", {"x-amz-tagging": "=b"}),
     "unknown storage class": (400, "InvalidStorageClass", {"x-amz-storage-class": "GLACIER"}),
     "customer's encryption key": (
         501, "NotImplemented", {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
