@@ -33,8 +33,8 @@ async def door(tmp_path: Path) -> AsyncIterator[DoorUnderTest]:
         yield opened
 
 
-async def upload(door: DoorUnderTest, wish: dict[str, str] | None = None, said: dict[str, str] | None = None) -> Answer:
-    """Upload `PART` and `LAST` as the parts 1 and 3; `wish` goes into the beginning's headers, `said` into the end's."""
+async def send_parts(door: DoorUnderTest, wish: dict[str, str] | None = None) -> tuple[str, bytes]:
+    """Upload `PART` and `LAST` as the parts 1 and 3; return where and with which document they become the object."""
     began = await door.call("POST", "/bucket/multi?uploads", b"", wish or {})
     assert began.status == 200, began.body
     target = f"/bucket/multi?uploadId={began.tag('UploadId')}"
@@ -43,8 +43,11 @@ async def upload(door: DoorUnderTest, wish: dict[str, str] | None = None, said: 
         part = await door.call("PUT", f"{target}&partNumber={number}", body)
         assert part.status == 200, part.body
         rows += f"<Part><PartNumber>{number}</PartNumber><ETag>{part.headers['etag']}</ETag></Part>"
-    document = f"<CompleteMultipartUpload>{rows}</CompleteMultipartUpload>".encode()
-    return await door.call("POST", target, document, said or {})
+    return target, f"<CompleteMultipartUpload>{rows}</CompleteMultipartUpload>".encode()
+
+
+async def upload(door: DoorUnderTest) -> Answer:
+    return await door.call("POST", *await send_parts(door))
 
 
 # -- reading by part ------------------------------------------------------------------------------------------------
@@ -136,15 +139,16 @@ async def test_an_upload_without_a_checksum_gets_the_default_one_of_the_whole(do
 async def test_a_completion_may_say_what_the_object_is_to_be(door: DoorUnderTest, kind: str) -> None:
     joined = b"".join(zlib.crc32(part).to_bytes(4, "big") for part in (PART, LAST))
     value = crc32(WHOLE) if kind == "FULL_OBJECT" else f"{crc32(joined)}-2"
-    wish = {"x-amz-checksum-algorithm": "CRC32", "x-amz-checksum-type": kind}
+    target, document = await send_parts(door, {"x-amz-checksum-algorithm": "CRC32", "x-amz-checksum-type": kind})
     for said, code in (
         ({"x-amz-checksum-crc32": "bad"}, "BadDigest"),
         ({"x-amz-checksum-crc32": crc32(b"other")}, "BadDigest"),
         ({"x-amz-checksum-sha256": b64encode(hashlib.sha256(WHOLE).digest()).decode()}, "InvalidRequest"),
         ({"x-amz-checksum-crc32": value, "x-amz-checksum-sha1": "bad"}, "InvalidRequest"),
     ):
-        assert (await upload(door, wish, said)).code == code
-    done = await upload(door, wish, {"x-amz-checksum-crc32": value, "x-amz-checksum-type": kind})
+        assert (await door.call("POST", target, document, said)).code == code
+    said = {"x-amz-checksum-crc32": value, "x-amz-checksum-type": kind}
+    done = await door.call("POST", target, document, said)
     assert (done.status, done.tag("ChecksumCRC32"), done.tag("ChecksumType")) == (200, value, kind)
     part = await door.call("HEAD", "/bucket/multi?partNumber=3", b"", SUMS)
     assert (part.headers["x-amz-checksum-crc32"], part.headers["x-amz-checksum-type"]) == (crc32(LAST), kind)
