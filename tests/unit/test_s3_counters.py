@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshhold.s3.buckets import buckets
+from meshhold.s3 import routes
+from meshhold.s3.buckets import buckets, lifecycle, public_access
+from meshhold.s3.buckets import tagging as bucket_tagging
 from meshhold.s3.counters import OTHERS, SERIES_MAX, Counters, SeriesView
-from meshhold.s3.objects import copies, multipart, puts
+from meshhold.s3.objects import copies, deletes, multipart, puts, tagging
 from meshhold.s3.operations import operation_name
 from meshhold.s3.served import Served
 
@@ -57,7 +59,16 @@ def test_guessed_buckets_are_not_counted() -> None:
 
 
 def test_operations_have_the_names_that_s3_gives_them() -> None:
-    handlers = (puts.put_object, copies.upload_part_copy, multipart.create_upload, buckets.list_buckets)
+    handlers = (
+        puts.put_object, deletes.delete_objects, copies.upload_part_copy, multipart.create_upload, buckets.list_buckets,
+        bucket_tagging.put_tagging, tagging.put_tagging, lifecycle.get_lifecycle, public_access.delete_block,
+    )  # fmt: skip
     assert [operation_name(one) for one in handlers] == [
-        "PutObject", "UploadPartCopy", "CreateMultipartUpload", "ListBuckets",
+        "PutObject", "DeleteObjects", "UploadPartCopy", "CreateMultipartUpload", "ListBuckets", "PutBucketTagging",
+        "PutObjectTagging", "GetBucketLifecycleConfiguration", "DeletePublicAccessBlock",
     ]  # fmt: skip
+
+
+def test_no_two_operations_share_a_name() -> None:
+    handlers = {handler for table in (routes._SERVICE, routes._BUCKET, routes._OBJECT) for handler in table.values()}
+    assert len({operation_name(handler) for handler in handlers}) == len(handlers)

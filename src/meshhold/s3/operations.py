@@ -12,16 +12,31 @@ _NAMES: Final = {
     "abort_upload": "AbortMultipartUpload",
     "list_uploads": "ListMultipartUploads",
     "list_versions": "ListObjectVersions",
-    "get_location": "GetBucketLocation",
-    "get_lifecycle": "GetBucketLifecycleConfiguration",
-    "put_lifecycle": "PutBucketLifecycleConfiguration",
-    "delete_lifecycle": "DeleteBucketLifecycle",
 }
-"""Handlers whose function's name, in capitals, is not what S3 calls the operation."""
+_NOUNS: Final = {
+    "Lock": "ObjectLockConfiguration",
+    "Block": "PublicAccessBlock",
+    "Ownership": "BucketOwnershipControls",
+    "Lifecycle": "BucketLifecycleConfiguration",
+}
+"""What S3 calls what the names of handlers say in short."""
+_VERBS: Final = ("get", "put", "delete")
 
 
 @cache
 def operation_name(handler: Callable[..., object]) -> str:
-    """Return the name of the operation that a handler answers; handlers are few, so all answers are kept."""
-    name: str = getattr(handler, "__name__", "")
-    return _NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))
+    """Return the name of the operation that a handler answers; handlers are few, so all answers are kept.
+
+    It is the function's name in capitals; `get_tagging` of a bucket and of an object differ by the room they are in.
+    """
+    name = handler.__name__
+    verb, _, rest = name.partition("_")
+    noun = "".join(word.capitalize() for word in rest.split("_"))
+    if name in _NAMES:
+        return _NAMES[name]
+    if verb in _VERBS and noun in _NOUNS:
+        return verb.capitalize() + _NOUNS[noun]
+    level = ""
+    if verb in _VERBS and "Object" not in noun and "Bucket" not in noun:
+        level = "Bucket" if ".buckets." in handler.__module__ else "Object"
+    return verb.capitalize() + level + noun
