@@ -23,7 +23,7 @@ class Vaults(Protocol):
     async def view(self, ref: str, /) -> Any:
         """Return one view. Errors: `NoSuchVaultError`; `InvalidError` where `ref` fits several."""
 
-    async def delete(self, ref: str, /, *, force: bool) -> None:
+    async def delete(self, ref: str, /, *, force: bool, break_locks: bool) -> None:
         """Remove a vault. Errors: `BucketNotEmptyError` unless `force`."""
 
     async def set_alias(self, ref: str, alias: str, /) -> Any:
