@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -332,3 +333,27 @@ async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(do
     await objects.delete(never, b"photo")
     assert (await door.call("GET", "/plain/photo")).status == 404
     assert (await door.call("GET", "/plain/photo?versionId=null")).body == b"bytes"
+
+
+async def test_tags_go_along_only_for_who_may_read_them(door: DoorUnderTest) -> None:
+    """A policy that lets read bytes and not tags: such a copy would show them."""
+    await door.call("PUT", "/plain/photo", b"bytes", {"x-amz-tagging": "a=1"})
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObjectTagging", "Resource": "arn:aws:s3:::plain/*"}
+        ],
+    }
+    assert (await door.call("PUT", "/plain?policy", json.dumps(policy).encode())).status == 204
+    source = {"x-amz-copy-source": "/plain/photo"}
+    refused(await door.call("PUT", "/lockable/copy", b"", source), 403, "AccessDenied")
+    assert (
+        await door.call("PUT", "/lockable/copy", b"", {**source, "x-amz-tagging-directive": "REPLACE"})
+    ).status == 200
+
+
+async def test_every_answer_to_a_write_says_that_it_is_sealed(door: DoorUnderTest) -> None:
+    await door.call("PUT", "/plain/photo", b"bytes")
+    copied = await door.call("PUT", "/plain/copy", b"", {"x-amz-copy-source": "/plain/photo"})
+    completed = await upload(door, "/plain/multi", {})
+    assert {answer.headers["x-amz-server-side-encryption"] for answer in (copied, completed)} == {"AES256"}

@@ -21,6 +21,7 @@ from meshhold.s3.syntax.options import (
     DESCRIBING,
     REDIRECT,
     check_options,
+    encryption_headers,
     redirect_location,
     stored_headers,
     user_metadata,
@@ -47,7 +48,7 @@ async def copy_object(door: Door, request: Request) -> Response:
     directive = request.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
     if directive not in (b"COPY", b"REPLACE"):
         raise S3Error("InvalidArgument", "Unknown metadata directive: use COPY or REPLACE.")
-    extras = _extras(door, request, bucket, source)
+    extras = _extras(door, request, bucket, source_bucket, source_key, source)
     metadata = Metadata(stored_headers(request), user_metadata(request)) if directive == b"REPLACE" else None
     is_itself = bucket.id == source_bucket.id and request.key == source_key and not _names_version(request)
     if is_itself and metadata is None and _CHANGES.isdisjoint(request.headers):
@@ -68,6 +69,7 @@ async def copy_object(door: Door, request: Request) -> Response:
     )
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
     response.headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
+    response.headers += encryption_headers(request)
     response.headers += _source_headers(source_bucket, source)
     return response
 
@@ -101,15 +103,28 @@ async def _with_checksum(
     return replace(source, checksums=Checksums("FULL_OBJECT", {algorithm: checksum.value()}))
 
 
-def _extras(door: Door, request: Request, bucket: Bucket, source: ObjectVersion) -> Extras:
-    """Return tags and lock of the copy: the source's tags, unless they are replaced; never the source's lock."""
+def _extras(
+    door: Door, request: Request, bucket: Bucket, source_bucket: Bucket, source_key: bytes, source: ObjectVersion
+) -> Extras:
+    """Return tags and lock of the copy: the source's tags, unless they are replaced; never the source's lock.
+
+    Errors: `InvalidArgument`; those of `extras_of`; `DeniedError` for who may not read the source's tags or set them.
+    """
     directive = request.headers.get(b"x-amz-tagging-directive", b"COPY").upper()
     if directive not in (b"COPY", b"REPLACE"):
         raise S3Error("InvalidArgument", "Unknown tagging directive: use COPY or REPLACE.")
     extras = extras_of(door, request, bucket)
     if directive == b"REPLACE" or extras.tags == source.extras.tags:
         return extras
-    return replace(extras, tags=source.extras.tags)
+    tags = source.extras.tags
+    if tags:
+        known, request.existing_tags = request.existing_tags, tags
+        try:
+            door.check(request, source_bucket, "s3:GetObjectTagging", source_key, names_version=_names_version(request))
+        finally:
+            request.existing_tags = known
+        door.allow(request, "s3:PutObjectTagging", new_tags=tags)
+    return replace(extras, tags=tags)
 
 
 async def upload_part_copy(door: Door, request: Request) -> Response:

@@ -15,7 +15,14 @@ from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, read_document
 from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
-from meshhold.s3.syntax.options import DESCRIBING, check_options, encryption_headers, stored_headers, user_metadata
+from meshhold.s3.syntax.options import (
+    DESCRIBING,
+    ENCRYPTED,
+    check_options,
+    encryption_headers,
+    stored_headers,
+    user_metadata,
+)
 from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.xml import document, parse_complete, tag
 
@@ -85,6 +92,8 @@ async def complete_upload(door: Door, request: Request) -> Response:
     inner += checksum_elements(done.version.checksums)
     response = xml_response(document("CompleteMultipartUploadResult", inner))
     response.headers += expiration_headers(bucket, request.key, done.version) + written_headers(bucket, done.version)
+    if done.version.extras.customer is None:
+        response.headers.append(ENCRYPTED)
     return response
 
 
