@@ -27,6 +27,7 @@ from trio._core import _run as scheduler
 from trio.testing import MockClock
 
 import meshhold.store.objects
+import meshhold.store.stacks
 import meshhold.store.uploads
 from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.errors import MeshHoldError
@@ -322,7 +323,7 @@ def repeatable(seed: int) -> Iterator[None]:
     with ExitStack() as changes:
         changes.enter_context(patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True))
         changes.enter_context(patch.object(scheduler, "_r", random.Random(f"tasks {seed}")))
-        for room in (meshhold.store.objects, meshhold.store.uploads):
+        for room in (meshhold.store.objects, meshhold.store.stacks, meshhold.store.uploads):
             changes.enter_context(patch.object(room, "new_salt", lambda: salts.randbytes(16)))
         changes.enter_context(patch.object(meshhold.store.uploads, "PART_SIZE_MIN", 1))
         changes.callback(logging.disable, logging.root.manager.disable)
