@@ -66,8 +66,8 @@ async def test_a_bucket_that_one_has_is_made_again_in_the_oldest_region_only(doo
     assert (again.status, again.code) == (409, "BucketAlreadyOwnedByYou")
     settings = replace(door.app._door.settings, region="us-east-1")
     door.app._door = replace(door.app._door, settings=settings)
-    assert (await door.call("PUT", "/bucket", region="us-east-1")).status == 200
-    assert (await door.call("GET", "/bucket/kept", region="us-east-1")).body == KEPT
+    assert (await door.call("PUT", "/bucket")).status == 200
+    assert (await door.call("GET", "/bucket/kept")).body == KEPT
 
 
 # -- objects --------------------------------------------------------------------------------------------------------
