@@ -71,7 +71,7 @@ HOURS ?= 1
 JOBS ?= 2
 INPUTS ?= 1000000
 
-sim: $(VENV)/.dev ## Simulate index, chunks and membership, fuzz the wire (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
+sim: $(VENV)/.dev ## Simulate index, chunks and membership, fuzz the wire and S3 (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
 	@$(BIN)/python -m tests.simulation.index_sim --seed $(SEED) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.chunk_sim --seed $(SEED) --seeds $(CHUNK_SEEDS) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.membership_sim \
@@ -79,6 +79,7 @@ sim: $(VENV)/.dev ## Simulate index, chunks and membership, fuzz the wire (SEED=
 	@$(BIN)/python -m tests.simulation.membership_sim \
 		--seed $(SEED) --nodes 20 --loss 5 --hours $(HOURS) --jobs $(JOBS) --only endurance
 	@$(BIN)/python -m tests.fuzz_wire $(INPUTS) $(SEED)
+	@$(BIN)/python -m tests.fuzz_s3 $(INPUTS) $(SEED)
 
 check: $(VENV)/.dev ## Lint, format, types, floors
 	@$(BIN)/ruff check .

@@ -288,3 +288,11 @@ async def test_two_subresources_at_once(door: DoorUnderTest, query: str) -> None
 async def test_parameters_of_signers_and_sdks_are_no_subresources(door: DoorUnderTest) -> None:
     assert (await door.call("PUT", "/bucket/new?x-id=PutObject", b"body")).status == 200
     assert (await door.call("GET", "/bucket/new?x-id=GetObject")).body == b"body"
+
+
+async def test_an_override_that_would_break_its_line_is_refused_and_blanks_around_it_go(door: DoorUnderTest) -> None:
+    for value in ("%0C", "a%0Bb", "a%0D%0Ab", "%00"):
+        raw = door.signed("GET", f"/bucket/kept?response-content-type={value}")
+        await door.check_refused(raw, 400, "InvalidArgument")
+    answer = await door.call("GET", "/bucket/kept?response-content-type=%20text/plain%09")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain")

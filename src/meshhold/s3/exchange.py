@@ -17,6 +17,7 @@ Stream = Callable[[Sink], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 XML: Final = (b"content-type", b"application/xml")
+_BREAKING: Final = frozenset("\0\n\v\f\r")  # what RFC 9110, section 5.5, allows in no value
 
 
 class Request:
@@ -70,10 +71,10 @@ def decode_header(value: bytes) -> str:
 
 
 def encode_header(value: str) -> bytes:
-    """Return the bytes that `decode_header` reads back; what would break a header line is refused."""
-    if "\r" in value or "\n" in value or "\0" in value:
-        raise S3Error("InvalidArgument", "A header value holds a line break or NUL; remove it.")
-    return value.encode()
+    """Return the bytes that `decode_header` reads back, without blanks around; what would break a line is refused."""
+    if not _BREAKING.isdisjoint(value):
+        raise S3Error("InvalidArgument", "A header value holds a line break, a form feed or NUL; remove it.")
+    return value.strip(" \t").encode()
 
 
 @dataclass(slots=True)
