@@ -18,6 +18,7 @@ OWNER: Final = "owner"
 EVERYBODY: Final = "http://acs.amazonaws.com/groups/global/AllUsers"
 SIGNED: Final = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"
 LOGGING: Final = "http://acs.amazonaws.com/groups/s3/LogDelivery"
+_MACHINES: Final = "aws-exec-read"  # an account of AWS's own
 GRANTS_MAX: Final = 100  # S3's own limit
 
 _ALL: Final = (OWNER, "FULL_CONTROL")
@@ -29,7 +30,7 @@ _CANNED: Final[dict[str, frozenset[tuple[str, str]]]] = {
     "public-read-write": frozenset({_ALL, (EVERYBODY, "READ"), (EVERYBODY, "WRITE")}),
     "authenticated-read": frozenset({_ALL, (SIGNED, "READ")}),
     "log-delivery-write": frozenset({_ALL, (LOGGING, "WRITE"), (LOGGING, "READ_ACP")}),
-    "aws-exec-read": frozenset({_ALL, ("aws-exec", "READ")}),
+    "aws-exec-read": frozenset({_ALL, (_MACHINES, "READ")}),
 }
 _GRANT_HEADERS: Final = {
     b"x-amz-grant-read": "READ",
@@ -73,7 +74,7 @@ class Acl:
     @property
     def others(self) -> set[str]:
         """Return the ids of single grantees other than the owner."""
-        return {grantee for grantee, _ in self.grants} - {OWNER, EVERYBODY, SIGNED, LOGGING}
+        return {grantee for grantee, _ in self.grants} - {OWNER, EVERYBODY, SIGNED, LOGGING, _MACHINES}
 
 
 def acl_of_headers(headers: Mapping[bytes, bytes], owner: str) -> Acl | None:
