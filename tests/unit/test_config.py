@@ -41,6 +41,11 @@ node:
     listen_addr: localhost:0
     region: eu-west-1
     max_put_bytes: 64MiB
+  web:
+    enabled: true
+    listen_addr: "127.0.0.1:0"
+    root_domain: Sites.Example.com
+    hosts: {WWW.example.com: my-site, media.example.com: media}
 """
 
 
@@ -69,6 +74,8 @@ def test_absent_and_empty_keys_take_their_defaults(tmp_path: Path, text: str) ->
     assert config.s3.enabled
     assert (config.s3.listen_addr, config.s3.region) == ("127.0.0.1:3900", "meshhold")
     assert config.s3.max_put_bytes == 5 * 1024**3
+    assert (config.web.enabled, config.web.listen_addr) == (False, "127.0.0.1:3902")
+    assert (config.web.root_domain, config.web.hosts) == ("", {})
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -81,6 +88,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert not config.s3.enabled
     assert (config.s3.listen_addr, config.s3.region) == ("localhost:0", "eu-west-1")
     assert config.s3.max_put_bytes == 64 * 1024**2
+    assert (config.web.enabled, config.web.listen_addr) == (True, "127.0.0.1:0")
+    assert config.web.root_domain == "sites.example.com"
+    assert config.web.hosts == {"www.example.com": "my-site", "media.example.com": "media"}
 
 
 def test_sample_holds_the_defaults(tmp_path: Path) -> None:
@@ -151,6 +161,14 @@ BAD = [
     ("node: {listen_addr: '::1:7777'}\n", "IPv6 goes in [brackets]", ""),
     ("node: {s3: {region: eu/west}}\n", "node.s3.region is 'eu/west'; allowed: 1 to 63 letters", ""),
     ("node: {s3: {enabled: }}\nbootstrap_peers: host:7777\n", "line 2: bootstrap_peers is 'host:7777'", ""),
+    ("node: {web: {root: a}}\n", "node.web.root is not a known key; allowed: enabled, hosts", ""),
+    ("node: {web: {root_domain: 'a:80'}}\n", "node.web.root_domain is 'a:80'; allowed: a domain without port", ""),
+    ("node: {web: {root_domain: .a}}\n", "node.web.root_domain is '.a'", ""),
+    ("node: {web: {hosts: [a]}}\n", "node.web.hosts is a list; allowed: host names and buckets", ""),
+    ("node: {web: {hosts: {a_b: site}}}\n", "node.web.hosts: a name is 'a_b'; allowed: a domain", ""),
+    ("node: {web: {hosts: {a: Site}}}\n", "node.web.hosts[a] is bucket name 'Site'", ""),
+    ("node: {web: {hosts: {a: site, A: other}}}\n", "node.web.hosts: a name is 'a' a second time", ""),
+    ("node: {web: {hosts: {? [x] : site}}}\n", "node.web.hosts: a name is a list", ""),
     ("bootstrap_peers: [host:0]\n", "bootstrap_peers[0] is 'host:0'; allowed: a port from 1 to 65535", ""),
     ("bootstrap_peers: [a:1, 5]\n", "bootstrap_peers[1] is '5' (YAML reads int)", ""),
     (f"bootstrap_peers: [{'a:1, ' * 257}]\n", "bootstrap_peers is a list of 257; allowed: at most 256", ""),
