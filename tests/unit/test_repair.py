@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import trio
-from tests.unit.repair_lab import EPOCH_S, VAULT, Lab, LabNode, chunk_of
+from tests.unit.repair_lab import EPOCH_S, VAULT, Lab, LabNode, Link, chunk_of
 from trio.testing import MockClock
 
 from meshhold.errors import StorageFailedError
-from meshhold.model.ids import ChunkId
+from meshhold.model.ids import ChunkId, VaultId
 from meshhold.replication.chunks.chunk_wire import IN_CALL_MAX
+from meshhold.replication.chunks.holder_contract import Held
 from meshhold.replication.repair.leases import LEASE_S
 from meshhold.replication.repair.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
 from meshhold.replication.repair.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
@@ -46,6 +47,27 @@ async def test_a_wiped_node_is_refilled_by_all_others_and_copies_keep_their_age(
     shown = lab["a"].repair.progress()[VAULT].show(trio.current_time())
     assert (shown["chunks_done"], shown["chunks_left"], shown["complete"]) == (len(had), 0, True)
     assert len(chunks) == 60
+
+
+async def test_a_wiped_node_is_not_asked_for_the_names_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it fetches it has better things to do than to tell each fellow, for each partition, that it has none."""
+    lab, _ = stocked()
+    lab["a"].store.drop_vault(VAULT)
+    asked: list[str] = []
+    names = Link.names
+
+    async def count(link: Link, vault: VaultId, bits: int, partition: int) -> list[Held]:
+        asked.append(link._target.id)
+        return await names(link, vault, bits, partition)
+
+    monkeypatch.setattr(Link, "names", count)
+    for node in "bc":
+        await lab[node].repair.pass_over(VAULT)
+        assert lab[node].repair.progress()[VAULT].show(trio.current_time())["complete"] is False
+    assert not asked
+    await lab["a"].repair.pass_over(VAULT)
+    assert set(asked) == {"b", "c"}
+    assert lab.is_settled()
 
 
 async def test_small_chunks_are_soon_asked_for_as_such_and_large_ones_again_as_large() -> None:

@@ -14,11 +14,14 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from meshhold.model.ids import ChunkId, NodeId
-from meshhold.replication.repair.transfers import Pass, Pushed, Transfers
+from meshhold.replication.chunks.chunk_wire import DIGEST_SIZE
+from meshhold.replication.repair.transfers import IN_FLIGHT_MAX, Pass, Pushed, Transfers
 from meshhold.replication.tasks import open_tasks
 
-LANES: Final = 8
-"""Partitions that are compared side by side: vaults with few chunks per partition fill the places for transfers too."""
+LANES: Final = IN_FLIGHT_MAX
+"""Partitions that are compared side by side: where each has a chunk or none, they fill the places for transfers."""
+_EMPTY: Final = bytes(DIGEST_SIZE)
+"""The digest of a partition without chunks."""
 HAS_ASKED_MAX: Final = 2_000
 
 
@@ -86,11 +89,15 @@ class Refill:
                 await self._spill(work, partition, node, lacking)
 
     async def _names(self, work: Pass, partition: int, fellows: list[NodeId]) -> dict[NodeId, dict[ChunkId, float]]:
-        """Return what fellows have in a partition, and since when. Of those with equal digests one is asked for all."""
+        """Return what fellows have in a partition, and since when.
+
+        Of those with equal digests one is asked for all, and those that have nothing are not asked: else a node that
+        lost its disk would be busy with telling so, partition by partition, while it fetches.
+        """
         alike: dict[bytes, list[NodeId]] = defaultdict(list)
         for node in fellows:
             alike[work.told[node].digests[partition]].append(node)
-        found: dict[NodeId, dict[ChunkId, float]] = {}
+        found: dict[NodeId, dict[ChunkId, float]] = {node: {} for node in alike.pop(_EMPTY, ())}
 
         bits = work.view.bits
 
