@@ -22,6 +22,10 @@ class RefusedError(MeshHoldError):
     """The request is understood and will not be done."""
 
 
+class CustomerKeyError(RefusedError):
+    """Content that a client's own key hides, asked for without it or with another one; or a key for other content."""
+
+
 class InvalidError(RefusedError):
     """An argument is malformed or out of range."""
 

@@ -177,13 +177,14 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of an upload; `content` as in `ObjectVersion`."""
+    """One part of an upload; `content` as in `ObjectVersion`. `salt` is that of a client's own key, else empty."""
 
     size: int
     etag: str
     modified_ms: int
     content: bytes
     checksums: Checksums = field(default_factory=Checksums)
+    salt: bytes = b""
 
 
 Value = ObjectVersion | DeleteMarker | Upload | Part | Configuration
@@ -221,6 +222,7 @@ def encode_entry(entry: Entry) -> bytes:
     elif isinstance(value, Part):
         head += [
             3, value.size, value.etag, value.modified_ms, value.content, value.checksums.kind, value.checksums.values,
+            *([value.salt] if value.salt else []),
         ]  # fmt: skip
     elif isinstance(value, Configuration):
         head += [4, value.pack()]
@@ -261,8 +263,8 @@ def _decode_value(kind: int, fields: list[Any]) -> Value | None:
             initiated_ms, initiator, headers, user, checksum, checksum_kind, *extras = fields
             return Upload(initiated_ms, initiator, headers, user, checksum, checksum_kind, _unpack_extras(extras))
         case 3:
-            size, etag, modified_ms, content, checksum_kind, checksums = fields
-            return Part(size, etag, modified_ms, content, Checksums(checksum_kind, checksums))
+            size, etag, modified_ms, content, checksum_kind, checksums, *salt = fields
+            return Part(size, etag, modified_ms, content, Checksums(checksum_kind, checksums), *salt)
         case 4:
             (packed,) = fields
             return unpack_configuration(packed)

@@ -33,12 +33,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class PartRow:
-    """One part of a completed upload: its number, size in bytes, ETag without quotes, and checksums."""
+    """One part of a completed upload: its number, size in bytes, ETag without quotes, and checksums.
+
+    `salt` is the part's own where a client's own key hides it, else empty.
+    """
 
     number: int
     size: int
     etag: str
     checksums: Checksums = field(default_factory=Checksums)
+    salt: bytes = b""
 
 
 def seal_content(keys: VaultKeys, key: bytes, salt: bytes, content: Content) -> bytes:
@@ -74,13 +78,19 @@ def open_content(keys: VaultKeys, key: bytes, raw: bytes) -> Content:
 
 
 def encode_parts(rows: Sequence[PartRow]) -> bytes:
-    """Return msgpack `[version, [number, size, etag, checksum kind, checksum values]…]` for up to 10,000 parts."""
+    """Return msgpack `[version, [number, size, etag, checksum kind, checksum values]…]` for up to 10,000 parts.
+
+    A row ends in the part's salt if it has one.
+    """
     if len(rows) > PARTS_MAX:
         raise InvalidError(f"an object has up to {PARTS_MAX} parts, not {len(rows)}")
-    packed: bytes = msgpack.packb(
-        [PARTS_VERSION, *([row.number, row.size, row.etag, row.checksums.kind, row.checksums.values] for row in rows)]
-    )
+    packed: bytes = msgpack.packb([PARTS_VERSION, *map(_packed_row, rows)])
     return packed
+
+
+def _packed_row(row: PartRow) -> list[Any]:
+    packed = [row.number, row.size, row.etag, row.checksums.kind, row.checksums.values]
+    return [*packed, row.salt] if row.salt else packed
 
 
 def decode_parts(raw: bytes) -> list[PartRow]:
@@ -93,9 +103,11 @@ def decode_parts(raw: bytes) -> list[PartRow]:
 
 def _part_row(row: Any) -> PartRow:
     match row:
-        case [int(number), int(size), str(etag), str(kind), dict(values)] if 1 <= number <= PARTS_MAX and size >= 0:
-            if all(isinstance(name, str) and isinstance(value, str) for name, value in values.items()):
-                return PartRow(number, size, etag, Checksums(kind, values))
+        case [int(number), int(size), str(etag), str(kind), dict(values), *rest] if 1 <= number <= PARTS_MAX:
+            salt = rest[0] if rest else b""
+            texts = all(isinstance(name, str) and isinstance(value, str) for name, value in values.items())
+            if texts and size >= 0 and len(rest) <= 1 and isinstance(salt, bytes):
+                return PartRow(number, size, etag, Checksums(kind, values), salt)
     raise UnknownFormatError("a row of a part table is not [number, size, etag, checksum kind, checksums]")
 
 

@@ -24,7 +24,7 @@ from meshhold.errors import (
 )
 from meshhold.model.entry import ObjectVersion, Part, Ref, Space, Upload, Value
 from meshhold.model.stamp import STAMP_SIZE, Clock, unpack_stamp
-from meshhold.replication.chunks.writer import ChunkWriter, Source
+from meshhold.replication.chunks.writer import ChunkWriter, Source, Written
 from meshhold.replication.index.registers import KEEP, Change, Registers, Write
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.content import Content, PartRow, open_content, seal_content
@@ -117,8 +117,12 @@ class Uploads:
             raise NoSuchUploadError("the upload was completed, aborted or never begun")
         return entry.value
 
-    async def put_part(self, bucket: Bucket, key: bytes, upload_id: str, number: int, body: Body) -> Part:
+    async def put_part(
+        self, bucket: Bucket, key: bytes, upload_id: str, number: int, body: Body, salt: bytes = b""
+    ) -> Part:
         """Keep one part, durable when this returns; a part with the same number is replaced.
+
+        `salt` is that of the body's key stream where the client's own key hides it.
 
         Errors: `NoSuchUploadError`, `InvalidError` for the number, what the body raises, `UnavailableError`.
         """
@@ -127,10 +131,17 @@ class Uploads:
         with self._writer.in_flight() as flight:
             written = await self._writer.write(bucket.keys, body)
             await self._objects.renew_written(bucket, written.content, flight)
-            return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, body.finish())
+            return await self._commit_part(bucket, key, upload_id, number, written, body.finish(), salt)
 
     async def copy_part(
-        self, bucket: Bucket, key: bytes, upload_id: str, number: int, source: Source, digest: Callable[[], Digested]
+        self,
+        bucket: Bucket,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source: Source,
+        digest: Callable[[], Digested],
+        salt: bytes = b"",
     ) -> Part:
         """Keep a part whose bytes come from an object; `digest` is asked once they have all been read."""
         check_part_number(number)
@@ -138,16 +149,23 @@ class Uploads:
         with self._writer.in_flight() as flight:
             written = await self._writer.write(bucket.keys, source)
             await self._objects.renew_written(bucket, written.content, flight)
-            return await self._commit_part(bucket, key, upload_id, number, written.size, written.content, digest())
+            return await self._commit_part(bucket, key, upload_id, number, written, digest(), salt)
 
     async def _commit_part(
-        self, bucket: Bucket, key: bytes, upload_id: str, number: int, size: int, content: Content, digested: Digested
+        self,
+        bucket: Bucket,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        written: Written,
+        digested: Digested,
+        salt: bytes,
     ) -> Part:
-        if size > PART_SIZE_MAX:
-            raise TooLargeError(f"a part of {size} bytes exceeds 5 GiB", "use smaller parts")
+        if written.size > PART_SIZE_MAX:
+            raise TooLargeError(f"a part of {written.size} bytes exceeds 5 GiB", "use smaller parts")
         name = _part_key(upload_id, number)
-        sealed = seal_content(bucket.keys, name, new_salt(), content)
-        part = Part(size, digested.etag, self._now_ms(), sealed, digested.checksums)
+        sealed = seal_content(bucket.keys, name, new_salt(), written.content)
+        part = Part(written.size, digested.etag, self._now_ms(), sealed, digested.checksums, salt)
         with self._objects.gates.writing(bucket.id):
             await self._registers.change(bucket.id, Space.PARTS, name, lambda _: Write(part))
         try:
@@ -197,7 +215,7 @@ class Uploads:
         if any(one.number >= other.number for one, other in pairwise(claims)):
             raise PartOrderError("the parts are not in ascending order of their numbers")
         chosen, numbers = await self._choose(bucket, upload_id, claims)
-        rows = [PartRow(number, part.size, part.etag, part.checksums) for number, part in chosen]
+        rows = [PartRow(number, part.size, part.etag, part.checksums, part.salt) for number, part in chosen]
         digested = combine(rows, upload)
         with self._writer.in_flight() as flight:
             content = await self._join(bucket, upload_id, chosen, rows)

@@ -11,6 +11,7 @@ from meshhold.model.entry import ObjectVersion
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
+from meshhold.s3.objects.customer import shown_by
 from meshhold.s3.objects.gets import find_version, last_modified, part_checksums
 from meshhold.s3.objects.versions import version_headers
 from meshhold.s3.syntax.checksums import checksum_elements
@@ -26,6 +27,7 @@ async def get_attributes(door: Door, request: Request) -> Response:
     bucket = door.allow(request, "s3:GetObjectAttributes")
     wanted = _wanted(request)
     version = await find_version(door, request, bucket)
+    await shown_by(door, request, bucket, request.key, version)
     inner = tag("ETag", version.etag) if "ETag" in wanted else ""
     if "Checksum" in wanted and version.checksums.values:
         inner += f"<Checksum>{checksum_elements(version.checksums)}</Checksum>"

@@ -12,6 +12,7 @@ from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
+from meshhold.s3.objects.customer import part_seal, shown_by, writing_seal
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.versions import requested_version, version_headers, written_headers
 from meshhold.s3.syntax.body import PartDigests
@@ -30,8 +31,10 @@ from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
-from meshhold.store.contract import Metadata
+from meshhold.store.contract import Digested, Metadata
+from meshhold.store.customer import Recoded, RecodedCopy
 from meshhold.store.directory import Bucket
+from meshhold.store.objects import COPY_SIZE_MAX
 
 _CHANGES: Final = frozenset(
     (b"x-amz-storage-class", b"x-amz-server-side-encryption", b"x-amz-website-redirect-location")
@@ -64,12 +67,24 @@ async def copy_object(door: Door, request: Request) -> Response:
     algorithm = request.header(b"x-amz-checksum-algorithm")
     if algorithm is not None:
         source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper())
-    version = await door.objects.copy(
-        source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
-    )
+    hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
+    own = writing_seal(request)
+    if hidden is None and own is None:
+        version = await door.objects.copy(
+            source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
+        )
+    else:
+        extras = replace(extras, customer=None if own is None else own[0])
+        metadata = metadata or Metadata(source.headers, source.user)
+        known = Digested(source.etag, source.checksums)
+        if source.size > COPY_SIZE_MAX:
+            raise S3Error("InvalidRequest", "The copy source is larger than 5 GiB; copy it by parts.")
+        async with door.objects.open_range(source_bucket, source_key, source, 0, source.size) as pieces:
+            body = RecodedCopy(pieces, known, shown_by=hidden, hidden_by=None if own is None else own[1])
+            version = await door.objects.put(bucket, request.key, body, metadata, condition, extras)
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
     response.headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
-    response.headers += encryption_headers(request)
+    response.headers += encryption_headers(version.extras.customer)
     response.headers += _source_headers(source_bucket, source)
     return response
 
@@ -140,10 +155,21 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit_part(bucket, upload_id, number, stop - start)
     digests = PartDigests(upload)
+    hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
+    own = part_seal(request, upload.extras.customer)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
-        part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)
+        if hidden is None and own is None:
+            part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)
+        else:
+            recoded = Recoded(pieces, shown_by=hidden, start=start, hidden_by=None if own is None else own[1])
+            salt = b"" if own is None else own[0]
+
+            def digested() -> Digested:
+                return Digested(recoded.etag, digests.digested().checksums)
+
+            part = await door.uploads.copy_part(bucket, request.key, upload_id, number, recoded, digested, salt)
     response = _result("CopyPartResult", part.etag, part.modified_ms, part.checksums)
-    response.headers += _source_headers(source_bucket, source)
+    response.headers += encryption_headers(upload.extras.customer) + _source_headers(source_bucket, source)
     return response
 
 

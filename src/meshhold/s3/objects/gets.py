@@ -8,15 +8,17 @@ from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, Sink, encode_header
+from meshhold.s3.objects.customer import shown_by
 from meshhold.s3.objects.extras import extras_headers
 from meshhold.s3.objects.versions import missing, requested_version, version_headers
 from meshhold.s3.syntax.checksums import checksum_headers
 from meshhold.s3.syntax.conditions import http_date, judge_read, read_conditions
-from meshhold.s3.syntax.options import ENCRYPTED, check_read_options
+from meshhold.s3.syntax.options import check_read_options, encryption_headers
 from meshhold.s3.syntax.parts import find_part, parse_part_number
 from meshhold.s3.syntax.ranges import parse_range
 from meshhold.s3.syntax.words import encode_words
 from meshhold.sealing.content import PartRow
+from meshhold.store.customer import shown_to
 from meshhold.store.directory import Bucket
 
 _CACHING = ("cache-control", "expires")  # what a cache is told anew with 304 (RFC 9110, section 15.4.5)
@@ -35,6 +37,7 @@ async def get_object(door: Door, request: Request) -> Response:
     check_read_options(request)
     bucket = await _allow(door, request)
     version = await find_version(door, request, bucket)
+    hidden = await shown_by(door, request, bucket, request.key, version)
     named = version_headers(bucket, version)
     unchanged = _check_conditions(request, version)
     if unchanged is not None:
@@ -49,6 +52,8 @@ async def get_object(door: Door, request: Request) -> Response:
     headers += named
 
     async def stream(sink: Sink) -> None:
+        if hidden is not None:
+            sink = shown_to(sink, hidden, start)
         await door.objects.send(bucket, request.key, version, start, stop, sink)
 
     return Response(status, headers, stream=stream, length=stop - start)
@@ -166,8 +171,7 @@ def object_headers(request: Request, version: ObjectVersion) -> Headers:
         *stored.items(),
     ]
     extras = version.extras
-    if extras.customer is None:
-        headers.append(ENCRYPTED)
+    headers += encryption_headers(extras.customer)
     if extras is not PLAIN:
         headers += extras_headers(extras)
     for name, value in version.user.items():

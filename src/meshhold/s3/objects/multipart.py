@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshhold.model.entry import Upload
 from meshhold.s3.buckets.lifecycle import abort_headers, expiration_headers
 from meshhold.s3.door import OWNER, Door
@@ -9,6 +11,7 @@ from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
+from meshhold.s3.objects.customer import part_seal, writing_seal
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
 from meshhold.s3.objects.versions import written_headers
@@ -17,7 +20,6 @@ from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, 
 from meshhold.s3.syntax.conditions import iso_date, write_condition
 from meshhold.s3.syntax.options import (
     DESCRIBING,
-    ENCRYPTED,
     check_options,
     encryption_headers,
     stored_headers,
@@ -25,6 +27,7 @@ from meshhold.s3.syntax.options import (
 )
 from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.xml import document, parse_complete, tag
+from meshhold.store.customer import HiddenBody
 
 _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 
@@ -35,6 +38,8 @@ async def create_upload(door: Door, request: Request) -> Response:
     check_options(request, takes_acl=True, taken=DESCRIBING)
     check_acl(door, request, bucket)
     algorithm, kind = checksum_wish(request)
+    own = writing_seal(request)
+    extras = extras_of(door, request, bucket)
     upload = Upload(
         initiated_ms=door.now_ms(),
         initiator=request.access_key,
@@ -42,7 +47,7 @@ async def create_upload(door: Door, request: Request) -> Response:
         user=user_metadata(request),
         checksum=algorithm,
         checksum_kind=kind,
-        extras=extras_of(door, request, bucket),
+        extras=extras if own is None else replace(extras, customer=own[0]),
     )
     upload_id = await door.uploads.begin(bucket, request.key, upload)
     name = tag("Bucket", request.bucket_name) + tag("Key", request.key.decode()) + tag("UploadId", upload_id)
@@ -50,7 +55,9 @@ async def create_upload(door: Door, request: Request) -> Response:
     if algorithm:
         response.headers.append((b"x-amz-checksum-algorithm", algorithm.encode()))
         response.headers.append((b"x-amz-checksum-type", kind.encode()))
-    response.headers += encryption_headers(request) + abort_headers(bucket, request.key, upload.initiated_ms)
+    response.headers += encryption_headers(upload.extras.customer) + abort_headers(
+        bucket, request.key, upload.initiated_ms
+    )
     return response
 
 
@@ -63,14 +70,16 @@ async def upload_part(door: Door, request: Request) -> Response:
     upload = await door.uploads.find(bucket, request.key, upload_id)
     said = announced(request.headers)
     check_part(upload, said.algorithm)
+    own = part_seal(request, upload.extras.customer)
     body = open_body(request, door.settings, said, algorithm=upload.checksum or DEFAULT_ALGORITHM)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit_part(bucket, upload_id, number, body.length)
-    part = await door.uploads.put_part(bucket, request.key, upload_id, number, body)
+    salt, content = (b"", body) if own is None else (own[0], HiddenBody(body, own[1]))
+    part = await door.uploads.put_part(bucket, request.key, upload_id, number, content, salt)
     headers: Headers = [(b"etag", b'"%b"' % part.etag.encode())]
     shown = said.algorithm or upload.checksum or DEFAULT_ALGORITHM
     headers.append((HEADERS[shown].encode(), part.checksums.values[shown].encode()))
-    return Response(200, headers + encryption_headers(request))
+    return Response(200, headers + encryption_headers(upload.extras.customer))
 
 
 async def complete_upload(door: Door, request: Request) -> Response:
@@ -92,8 +101,7 @@ async def complete_upload(door: Door, request: Request) -> Response:
     inner += checksum_elements(done.version.checksums)
     response = xml_response(document("CompleteMultipartUploadResult", inner))
     response.headers += expiration_headers(bucket, request.key, done.version) + written_headers(bucket, done.version)
-    if done.version.extras.customer is None:
-        response.headers.append(ENCRYPTED)
+    response.headers += encryption_headers(done.version.extras.customer)
     return response
 
 

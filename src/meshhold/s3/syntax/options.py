@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshhold.model.entry import CustomerSeal
 from meshhold.s3.errors import S3Error
-from meshhold.s3.exchange import Request
+from meshhold.s3.exchange import Headers, Request
+from meshhold.s3.syntax.customer import customer_headers
 from meshhold.s3.syntax.words import decode_words
 
 _REFUSED: Final = {
@@ -17,9 +19,6 @@ _REFUSED: Final = {
     b"x-amz-object-lock-retain-until-date": "object lock",
     b"x-amz-object-lock-legal-hold": "object lock",
     b"x-amz-bucket-object-lock-enabled": "object lock",
-    b"x-amz-server-side-encryption-customer-algorithm": "SSE-C; objects are always sealed with the vault's own keys",
-    b"x-amz-server-side-encryption-customer-key": "SSE-C; objects are always sealed with the vault's own keys",
-    b"x-amz-copy-source-server-side-encryption-customer-algorithm": "SSE-C",
     b"x-amz-server-side-encryption-aws-kms-key-id": "KMS keys; objects are always sealed with the vault's own keys",
     b"x-amz-write-offset-bytes": "appending to an object",
     b"x-amz-mfa": "MFA delete",
@@ -138,11 +137,9 @@ ENCRYPTED: Final = (b"x-amz-server-side-encryption", b"AES256")
 """What S3 says of every object since 2023, asked or not, and what is true here: it is sealed."""
 
 
-def encryption_headers(request: Request) -> list[tuple[bytes, bytes]]:
-    """Return how the answer to a write says that the object is sealed."""
-    if b"x-amz-server-side-encryption-customer-algorithm" in request.headers:
-        return []
-    return [ENCRYPTED]
+def encryption_headers(customer: CustomerSeal | None) -> Headers:
+    """Return how an answer says that the object is sealed, and by whose key."""
+    return [ENCRYPTED] if customer is None else customer_headers(customer)
 
 
 def check_read_options(request: Request) -> None:
