@@ -12,7 +12,8 @@ from typing import Final
 import trio
 
 from meshhold.index.contract import Counts, Listed
-from meshhold.replication.index.registers import Listings, Registers
+from meshhold.replication.index.reading import Listings
+from meshhold.replication.index.registers import Registers
 from meshhold.store.directory import Bucket
 
 PAGE_MAX: Final = 1000  # S3's largest page

@@ -25,7 +25,15 @@ from typing import Final
 import trio
 
 from meshhold.crypto.random import new_salt
-from meshhold.errors import ContentionError, NoSuchObjectError, NoSuchVersionError, RefusedError, UnavailableError
+from meshhold.errors import (
+    ContentionError,
+    NoMajorityError,
+    NoSuchObjectError,
+    NoSuchVersionError,
+    RefusedError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
 from meshhold.model.entry import DeleteMarker, ObjectVersion, Space, Value
 from meshhold.replication.index.registers import EARLY_S, KEEP, Change, Early, Fence, Registers, Write
 from meshhold.replication.index.turns import Turns
@@ -350,19 +358,25 @@ class Stacks:
                 found = top if top is None or not is_named else await self.version(bucket, key, top, identifier)
                 if not isinstance(found, ObjectVersion) or top is None:
                     raise NoSuchVersionError("the version does not exist") if is_named else _no_object()
+                new = amended(found, change(found))
                 if found is top:
-                    new = amended(found, change(found))
-                    if await self._swap(bucket, key, current, new):
-                        return new
+                    done = await self._swap(bucket, key, current, new)
                 else:
-                    new = amended(found, change(found))
-                    changed = await self._swap_row(bucket, key, found, new)
-                    if changed and await self._swap(bucket, key, current, marked(top, top.extras.gone)):
-                        return new
+                    done = await self._amend_row(bucket, key, top, found, new)
+                if done:
+                    return new
                 await tries.again()
 
-    async def _swap_row(self, bucket: Bucket, key: bytes, old: Stacked, new: Stacked) -> bool:
-        return await self._compare(bucket, Space.VERSIONS, row_key(key, id_of(old)), old, new)
+    async def _amend_row(self, bucket: Bucket, key: bytes, top: Stacked, old: Stacked, new: Stacked) -> bool:
+        """Change the row of an earlier version, then the top, so that who read the row before starts over."""
+        if not await self._compare(bucket, Space.VERSIONS, row_key(key, id_of(old)), old, new):
+            return False
+        try:
+            return await self._swap(bucket, key, top, marked(top, top.extras.gone))
+        except (ContentionError, NoMajorityError) as error:
+            raise UnknownOutcomeError(
+                f"what was set on a version may or may not have taken effect: {error.message}", "read it to know"
+            ) from error
 
     # -- parts --------------------------------------------------------------------------------------------------------
 

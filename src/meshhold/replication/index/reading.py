@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from meshhold.errors import FatalError, MeshHoldError, NoMajorityError
-from meshhold.index.contract import Listed
+from meshhold.index.contract import Index, Listed
 from meshhold.index.projection import listed_of
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, decode_entry
@@ -37,6 +37,32 @@ _SIDE_BY_SIDE: Final = 16
 _NAMES_PAGE: Final = 1_000
 _Row = TypeVar("_Row")
 ReadOne = Callable[[VaultId, Space, bytes], Awaitable[Entry | None]]
+
+
+class Listings(Protocol):
+    """A listing under way; see `RangeReading`."""
+
+    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`."""
+
+    async def settle(self) -> bool:
+        """Confirm what was read; False: look again."""
+
+
+class OwnReading:
+    """The only replica's rows need nobody's word."""
+
+    def __init__(self, index: Index, vault: VaultId) -> None:
+        self._index = index
+        self._vault = vault
+
+    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Return a page; see `Index.list_keys`."""
+        return self._index.list_keys(self._vault, after, prefix, limit)
+
+    async def settle(self) -> bool:
+        """Return True."""
+        return True
 
 
 class _Page(NamedTuple, Generic[_Row]):

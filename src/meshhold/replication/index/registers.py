@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 import trio
 
@@ -27,7 +27,7 @@ from meshhold.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from meshhold.index.contract import Counts, Listed, Row
+from meshhold.index.contract import Counts, Row
 from meshhold.model.configuration import Configuration
 from meshhold.model.entry import Entry, Space, Value, decode_entry, describe_key
 from meshhold.model.ids import NodeId, OpId, VaultId, short_id
@@ -36,7 +36,7 @@ from meshhold.register.lineage import Outcome, outcome, succeed
 from meshhold.replication.index.available import Available, Done, NearestRows
 from meshhold.replication.index.contract import Register, Replica, Replicas
 from meshhold.replication.index.panel import Panel
-from meshhold.replication.index.reading import Reading, Scanning
+from meshhold.replication.index.reading import Listings, OwnReading, Reading, Scanning
 from meshhold.replication.index.replica import LocalReplica
 from meshhold.replication.index.rounds import Failed, Rounds, Sight
 from meshhold.replication.index.seats import Seats
@@ -388,7 +388,7 @@ class Registers:
     def open_reading(self, vault: VaultId) -> Listings:
         """Begin a listing: look with `rows`, then `settle`, and look again until it returns True; see `Reading`."""
         if self._is_own(vault, Space.OBJECTS):
-            return _OwnReading(self._replica, vault)
+            return OwnReading(self._replica.index, vault)
         if self._available.is_in_force(vault, Space.OBJECTS):
             return NearestRows(self._available, vault)
         return Reading(self._panel, self._rounds, vault, self.read)
@@ -446,32 +446,6 @@ class Registers:
     def _is_own(self, vault: VaultId, space: Space) -> bool:
         """Tell whether this node's own rows need nobody's word."""
         return self.seats.votes(vault) and (self._available.is_in_force(vault, space) or self._is_alone(vault))
-
-
-class Listings(Protocol):
-    """A listing under way; see `reading.RangeReading`."""
-
-    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
-        """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`."""
-
-    async def settle(self) -> bool:
-        """Confirm what was read; False: look again."""
-
-
-class _OwnReading:
-    """The only replica's rows need nobody's word."""
-
-    def __init__(self, replica: LocalReplica, vault: VaultId) -> None:
-        self._replica = replica
-        self._vault = vault
-
-    async def rows(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
-        """Return a page; see `Index.list_keys`."""
-        return self._replica.index.list_keys(self._vault, after, prefix, limit)
-
-    async def settle(self) -> bool:
-        """Return True."""
-        return True
 
 
 class _Tries:
