@@ -1,9 +1,7 @@
-"""nginx from Debian with examples/nginx and examples/static-site: browsers read by grant, apps write by signature."""
+"""nginx from Debian with examples/nginx: browsers read by grant, apps write by signature."""
 
 from __future__ import annotations
 
-import shutil
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ import boto3
 import pytest
 from botocore.config import Config
 from tests.clients.nginx import ask, make_certificate, running_nginx
-from tests.clients.programs import ROOT, Program, pypi_program
 from tests.clients.site import MIB, Site
 from tests.cluster.daemons import free_port
 
@@ -137,32 +134,3 @@ def test_signed_writes_through_the_second_location(front: Front) -> None:
     assert [o["Key"] for o in s3.list_objects_v2(Bucket="app-bucket")["Contents"]] == ["parts", "signed ü"]
     url = s3.generate_presigned_url("get_object", Params={"Bucket": "app-bucket", "Key": "parts"})
     assert ask("GET", url, ca=front.ca)[2] == body
-
-
-def test_static_site(front: Front, tmp_path: Path) -> None:
-    """examples/static-site: publish, read through nginx, change, publish again with deletions."""
-    site, port = front.site, free_port()
-    site.bucket("my-site", public=True)
-    place = tmp_path / "static-site"
-    shutil.copytree(ROOT / "examples" / "static-site", place)
-    script = place / "publish.sh"
-    script.write_text(site.example("static-site/publish.sh"))
-    pages = {p.relative_to(place / "_site").as_posix(): p.read_bytes() for p in (place / "_site").rglob("*.*")}
-    publish = Program(str(script), place, site.environment())
-    publish.environment["PATH"] = f"{Path(pypi_program('aws')).parent}:{publish.environment['PATH']}"
-    publish.run()
-    block = site.example("static-site/site.conf").replace("listen 80", f"listen 127.0.0.1:{port}")
-    with running_nginx(tmp_path, block, port):
-        url = f"http://127.0.0.1:{port}"
-        assert ask("GET", f"{url}/")[2] == pages["index.html"]
-        status, headers, body = ask("GET", f"{url}/css/style.css")
-        assert (status, headers["Content-Type"], body) == (200, "text/css", pages["css/style.css"])
-        (place / "_site" / "css" / "style.css").unlink()
-        (place / "_site" / "about").mkdir()
-        (place / "_site" / "about" / "index.html").write_bytes(b"<p>about")
-        (place / "_site" / "über 100% a+b?.html").write_bytes(b"<p>us")
-        publish.run()
-        assert ask("GET", f"{url}/{urllib.parse.quote('über 100% a+b?.html')}")[2] == b"<p>us"
-        assert ask("GET", f"{url}/about/")[2] == b"<p>about"
-        assert ask("GET", f"{url}/css/style.css")[0] == 403
-        assert ask("PUT", f"{url}/x", body=b"x")[0] == 403
