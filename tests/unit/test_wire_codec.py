@@ -51,6 +51,31 @@ def test_every_form_of_msgpack_that_is_allowed_comes_back(value: Any) -> None:
     assert decode(memoryview(msgpack.packb(value))) == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: "a key that is no text"},
+        {"set": {1}},
+        [object()],
+        dict.fromkeys(map(str, range(4097))),
+        [0] * 4097,
+        {"text": "x" * 70_000},
+        {"int": 2**64},
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_message_without_lists_inside_is_checked_as_any_other(value: Any) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        encode(value)
+    assert caught.value.culprit == "local"
+
+
+@pytest.mark.parametrize("limits", [Limits(depth_max=0), Limits(containers_max=0)])
+def test_where_nothing_may_hold_a_value_a_flat_message_is_refused(limits: Limits) -> None:
+    with pytest.raises(ProtocolError):
+        encode({"a": 1}, limits)
+
+
 def nested(depth: int, inside: bytes = b"\xc0") -> bytes:
     return b"\x91" * depth + inside
 

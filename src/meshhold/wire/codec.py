@@ -7,6 +7,7 @@ elements, or nest a thousand deep, cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -41,6 +42,8 @@ DEFAULT_LIMITS: Final = Limits()
 _PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
 """Values that hold no other: `packb` refuses of them what is out of range, and there is no shape to check."""
 
+_KEYS: Final = frozenset((str, bytes))
+
 _Culprit = Literal["local", "remote"]
 
 
@@ -52,7 +55,7 @@ def encode(value: Value, limits: Limits = DEFAULT_LIMITS) -> bytes:
     try:
         raw: bytes = msgpack.packb(value)
         _check_size(raw, limits, "local")
-        if type(value) in _PLAIN:
+        if type(value) in _PLAIN or _is_flat(value, limits):
             return raw
         _check_shape(raw, limits, "local")
         msgpack.unpackb(raw)  # refuses keys that are neither text nor bytes
@@ -77,6 +80,19 @@ def decode(raw: bytes | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
         return msgpack.unpackb(raw)
     except Exception as error:  # msgpack raises a dozen kinds for hostile bytes
         raise ProtocolError(f"bytes are not msgpack as agreed: {type(error).__name__}") from error
+
+
+def _is_flat(value: Value, limits: Limits) -> bool:
+    """Tell whether a value is one list or map of plain values, as most messages are: it has no shape to check."""
+    if not (limits.depth_max > 0 and limits.containers_max > 0):
+        return False
+    if type(value) is dict:
+        return len(value) <= limits.items_max and _KEYS.issuperset(map(type, value)) and _are_plain(value.values())
+    return isinstance(value, list | tuple) and len(value) <= limits.items_max and _are_plain(value)
+
+
+def _are_plain(values: Iterable[Any]) -> bool:
+    return _PLAIN.issuperset(map(type, values))
 
 
 def _check_size(raw: bytes | memoryview, limits: Limits, culprit: _Culprit) -> None:
