@@ -48,7 +48,7 @@ def _may(grant: dict[str, Any]) -> str:
     if grant["prefixes"]:
         text += f" under {', '.join(grant['prefixes'])}"
     if grant["expires_ms"]:
-        text += f" {'(over since)' if grant['expired'] else 'until'} {time_text(grant['expires_ms'])}"
+        text += f"{', ended' if grant['expired'] else ' until'} {time_text(grant['expires_ms'])}"
     if grant["blocked"]:
         text += " (does not count: the bucket's public access block)"
     return text

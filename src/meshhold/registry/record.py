@@ -36,10 +36,12 @@ class Kind(StrEnum):
     ALIAS = "alias"
     """key = vault id; private: the bucket name"""
     GRANT = "grant"
-    """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label"""
+    """key = access key id/vault id; public: nothing; private: permissions, the key's secret and label; of one with
+    prefixes, an end or a key that only reads, `limited` says all that, and `permissions` none"""
     KEY = "key"
     """key = access key id; public: the nonce that makes it this node's, and a commitment to the secret, so that others
-    know which grants carry the right one; sealed to the node: secret, label, created_ms, create_buckets"""
+    know which grants carry the right one; sealed to the node: secret, label, created_ms, create_buckets, where they
+    are set may_publish and limited"""
     NODE = "node"
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
     SNAPSHOT = "snapshot"
