@@ -120,11 +120,14 @@ class FakeNode:
 
     # -- access
     async def add_key(
-        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int
+        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int, like: str
     ) -> NewKey:
         key, now_ms = f"GK{len(self.key_views):024x}", 1_700_000_000_000
         ends_ms = now_ms + expires_s * 1000 if expires_s else 0
-        self.key_views[key] = KeyView(key, label, now_ms, create_buckets, may_publish, read_only, ends_ms)
+        model = self._find(like) if like else None
+        known = (model.id, model.name) if model else ("", "")
+        flags = (create_buckets, may_publish, read_only)
+        self.key_views[key] = KeyView(key, label, now_ms, *flags, ends_ms, False, *known)
         return NewKey(key, "s3cr3t", label)
 
     def keys(self) -> list[KeyView]:

@@ -20,6 +20,7 @@ from meshhold.admin.services import (
     Counts,
     Drains,
     Expiry,
+    Founding,
     Members,
     Mesh,
     Recovery,
@@ -44,6 +45,7 @@ CAPACITY_MAX: Final = 2**60  # as in the configuration
 QUOTA_OBJECTS_MAX: Final = 10**12  # beyond every index
 NODES_MAX: Final = 64  # that come or go in one plan
 LABEL_LENGTH_MAX: Final = 64  # same, for name and zone
+FACTOR: Final = 3  # copies that a vault gets where nobody says
 _REQUIRED: Final = object()
 _KINDS: Final = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
 
@@ -89,9 +91,10 @@ def make_dispatch(
     recovery: Recovery | None = None,
     expiry: Expiry | None = None,
     counts: Counts | None = None,
+    founding: Founding | None = None,
 ) -> Dispatch:
     """Return what `run_admin` serves: every call of this node."""
-    calls = _vault_calls(vaults) | _access_calls(access) | _care_calls(care)
+    calls = _vault_calls(vaults, founding) | _access_calls(access) | _care_calls(care)
     calls |= _mesh_calls(mesh) | _node_calls(mesh) | _member_calls(members) | _index_calls(vaults, members)
     if conflicts is not None:
         calls |= _conflict_calls(conflicts)
@@ -180,9 +183,14 @@ def _status(
     return show
 
 
-def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
+def _vault_calls(vaults: Vaults, founding: Founding | None) -> dict[str, _Call]:
     async def create(args: dict[str, Any], _progress: Progress) -> Any:
-        return await vaults.create(args["name"], replication_factor=args["replication_factor"])
+        factor, like = args["replication_factor"], args["like"]
+        if like is None or founding is None:
+            return await vaults.create(args["name"], replication_factor=factor or FACTOR)
+        if factor is not None:
+            raise InvalidError("a vault that is like another one has its factor too", "change it afterwards, if at all")
+        return await founding.create(args["name"], like=like)
 
     async def views(_args: dict[str, Any], _progress: Progress) -> Any:
         return await vaults.views()
@@ -197,7 +205,9 @@ def _vault_calls(vaults: Vaults) -> dict[str, _Call]:
         return await vaults.set_alias(args["vault"], args["alias"])
 
     return {
-        "vault.create": _Call(create, {"name": _TEXT, "replication_factor": _Argument(int, 3)}),
+        "vault.create": _Call(
+            create, {"name": _TEXT, "replication_factor": _Argument(int, None), "like": _OPTIONAL_TEXT}
+        ),
         "vault.list": _Call(views, {}),
         "vault.show": _Call(show, {"vault": _TEXT}),
         "vault.delete": _Call(delete, {"vault": _TEXT, "force": _FLAG, "break_locks": _FLAG}),
@@ -232,7 +242,7 @@ def _access_calls(access: Access) -> dict[str, _Call]:
         await access.revoke(args["access_key_id"], args["vault"])
 
     target = {"access_key_id": _TEXT, "vault": _TEXT}
-    of_key = {"create_buckets": _FLAG, "may_publish": _FLAG, "read_only": _FLAG}
+    of_key = {"like": _Argument(str, ""), "create_buckets": _FLAG, "may_publish": _FLAG, "read_only": _FLAG}
     prefixes = _Argument(list, None, PREFIXES_MAX)
     return {
         "key.add": _Call(add_key, {"label": _TEXT, **of_key, "expires_s": _Argument(int, 0, EXPIRES_S_MAX)}),

@@ -36,13 +36,26 @@ class Vaults(Protocol):
         """Change how much it may hold: None leaves a limit as it is, 0 takes it away; return the vault's view."""
 
 
+class Founding(Protocol):
+    """Vaults that are shared as others are."""
+
+    async def create(self, name: str, /, *, like: str) -> Any:
+        """Make a vault with the members, factor, consistency and index replicas of `like`; return its view.
+
+        Errors: `UnavailableError` if too few of these answer: there is no vault then.
+        """
+
+
 class Access(Protocol):
     """Access keys and what they may do. A secret leaves it once, in the answer of `add_key`."""
 
     async def add_key(
-        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int
+        self, label: str, *, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int, like: str
     ) -> Any:
-        """Mint a key; return `access_key_id`, `secret_access_key` and `label`. `expires_s` 0: it does not end."""
+        """Mint a key; return `access_key_id`, `secret_access_key` and `label`. `expires_s` 0: it does not end.
+
+        `like`: the vault whose members share the buckets that it creates, `""` for this node alone.
+        """
 
     def keys(self) -> Sequence[Any]:
         """Return every key's view, without secrets."""

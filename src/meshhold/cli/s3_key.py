@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from meshhold.cli.output import print_fields, print_table, time_text
+from meshhold.cli.output import SHORT_LENGTH, print_fields, print_table, time_text
 from meshhold.cli.session import Session, client_options
 from meshhold.cli.values import duration_of
 
@@ -21,17 +21,24 @@ def s3_key() -> None:
 @s3_key.command()
 @click.option("--label", required=True, help="What the key is for.")
 @click.option("--create-buckets", is_flag=True, help="Let it create buckets (each makes a vault).")
+@click.option("--like", metavar="VAULT", help="Share what it creates as this vault is; else it is on this node alone.")
 @click.option("--may-publish", is_flag=True, help="Let it open buckets that it owns to everybody (ACL public-read).")
 @click.option("--read-only", is_flag=True, help="Never let it do more than read, whatever is granted to it later.")
 @click.option("--expires", "expires_s", callback=duration_of(1, EXPIRES_S_MAX), metavar="TIME", help="12h, 30d, 8w …")
 @client_options
 @click.pass_obj
 def add(
-    session: Session, label: str, create_buckets: bool, may_publish: bool, read_only: bool, expires_s: int | None
+    session: Session,
+    label: str,
+    create_buckets: bool,
+    like: str | None,
+    may_publish: bool,
+    read_only: bool,
+    expires_s: int | None,
 ) -> None:
     """Mint a key. Its secret is printed once and can never be shown again."""
     args = {"label": label, "create_buckets": create_buckets, "may_publish": may_publish, "read_only": read_only}
-    made = session.call("key.add", {**args, "expires_s": expires_s or 0})
+    made = session.call("key.add", {**args, "expires_s": expires_s or 0} | ({"like": like} if like else {}))
 
     def people() -> None:
         print_fields([(name, made[name]) for name in ("access_key_id", "secret_access_key", "label")])
@@ -56,13 +63,19 @@ def list_keys(session: Session) -> None:
             _ends(k),
             "yes" if k["read_only"] else "no",
             "yes" if k["may_publish"] else "no",
-            "yes" if k["create_buckets"] else "no",
+            _creates(k),
         )
         for k in keys
     ]
     empty = "there is no key; mint one with: meshhold s3-key add --label LABEL"
     headers = ("ACCESS KEY", "LABEL", "CREATED", "ENDS", "READS ONLY", "PUBLISHES", "CREATES BUCKETS")
     session.show(keys, lambda: print_table(headers, rows, empty=empty))
+
+
+def _creates(key: dict[str, Any]) -> str:
+    if not key["create_buckets"]:
+        return "no"
+    return f"like {key['like_name'] or key['like'][:SHORT_LENGTH] + ' (gone)'}" if key["like"] else "yes"
 
 
 def _ends(key: dict[str, Any]) -> str:

@@ -37,12 +37,14 @@ for _command in (*MEMBER_COMMANDS, *RECOVERY_COMMANDS, set_vault, lifecycle, con
 
 @vault.command()
 @click.argument("name")
-@click.option("--replication-factor", type=click.IntRange(min=1), default=3, show_default=True, help="Copies.")
+@click.option("--replication-factor", type=click.IntRange(min=1), help="Copies; 3 if nothing is said.")
+@click.option("--like", metavar="VAULT", help="Share it as this one is: members, copies, index replicas.")
 @client_options
 @click.pass_obj
-def create(session: Session, name: str, replication_factor: int) -> None:
+def create(session: Session, name: str, replication_factor: int | None, like: str | None) -> None:
     """Create a vault."""
-    made = session.call("vault.create", {"name": name, "replication_factor": replication_factor})
+    args = {"replication_factor": replication_factor, "like": like}
+    made = session.call("vault.create", {"name": name} | {key: value for key, value in args.items() if value})
 
     def people() -> None:
         print(f"created vault {made['id']}")

@@ -38,6 +38,7 @@ from meshhold.store.directory import Directory
 from meshhold.store.drains import Drains
 from meshhold.store.expiry import Expiry
 from meshhold.store.expiry_walk import Stores
+from meshhold.store.founding import Founding
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
 from meshhold.store.listing import Listing
@@ -72,6 +73,7 @@ class Node:
     uploads: Uploads
     members: Members
     index_replicas: IndexReplicas
+    founding: Founding
     mesh: Mesh
     door: Door
     keeping: IndexKeeping
@@ -166,6 +168,7 @@ def _assemble(base: Foundation) -> Node:
     snapshots, collector = _make_collection(base, renewal)
     roll_call = RollCall(nodes, registers.replica)
     index_replicas = IndexReplicas(directory, nodes, keeping.seats, roll_call, keeping.reconfiguration)
+    founding = Founding(directory, vaults, access, nodes, keeping.seats, index_replicas, base.mesh.tell)
     versions = Versions(registers, objects.stacks)
     stores = Stores(registers, objects, uploads, versions, day_ms=base.config.s3.lifecycle_day_s * 1000)
     settings = Settings(region=base.config.s3.region, put_size_max=base.config.s3.max_put_bytes)
@@ -188,6 +191,7 @@ def _assemble(base: Foundation) -> Node:
         index_news=IndexNews(base.keeper, keeping.seats),
         repairs=Repairs(directory, vaults, fellowship, chunk_keeping.repair, nodes.name_of),
         index_replicas=index_replicas,
+        founding=founding,
         mesh=base.mesh,
         door=Door(
             objects,
@@ -198,6 +202,7 @@ def _assemble(base: Foundation) -> Node:
             BucketRulesKeeper(directory),
             settings,
             versions,
+            founding,
             now_ms,
         ),
         keeping=keeping,

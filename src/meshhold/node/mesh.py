@@ -108,6 +108,10 @@ class Mesh:
         self._services.append(register)
         self._greeters.append(greet)
 
+    async def tell(self, nodes: Sequence[NodeId], records: Sequence[Record]) -> None:
+        """Return when these nodes hold the records, as far as they can be asked at once."""
+        await self._sync.tell(self.reach, nodes, records)
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -105,6 +105,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
                 recovery=node.recovery,
                 expiry=node.expiry,
                 counts=node.counters.view,
+                founding=node.founding,
             )
             await background.start(run_admin, control_socket(config.node.data_dir), dispatch)
             background.start_soon(run_chores, node)

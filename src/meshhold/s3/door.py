@@ -18,6 +18,7 @@ from meshhold.s3.policy_facts import facts_of
 from meshhold.store.access import Access
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import Bucket
+from meshhold.store.founding import Founding
 from meshhold.store.listing import Listing
 from meshhold.store.objects import Objects
 from meshhold.store.uploads import Uploads
@@ -57,6 +58,7 @@ class Door:
     rules: BucketRulesKeeper
     settings: Settings
     versions: Versions
+    founding: Founding
     now_ms: Callable[[], int]
 
     def secret(self, access_key_id: str) -> str:

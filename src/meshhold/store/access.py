@@ -12,7 +12,7 @@ import trio
 from meshhold.crypto.random import new_key_secret, new_salt
 from meshhold.errors import ExpiredKeyError, InvalidError, NoSuchAccessKeyError, NotFoundError
 from meshhold.model.grant import PREFIX_SIZE_MAX, PREFIXES_MAX, UNLIMITED, Limits, Permission
-from meshhold.model.ids import ANONYMOUS, AccessKeyId
+from meshhold.model.ids import ANONYMOUS, AccessKeyId, VaultId
 from meshhold.registry.record import Kind, Record, access_key_id
 from meshhold.store.directory import Bucket, Directory, GrantFacts, KeyFacts, pack_grant, pack_key
 from meshhold.store.vaults import Vaults
@@ -32,7 +32,10 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """What people see of an access key; never its secret. `expires_ms` is 0 for a key that does not end."""
+    """What people see of an access key; never its secret. `expires_ms` is 0 for a key that does not end.
+
+    `like` is the id of the vault whose members share what the key creates, `like_name` its name; `""` for none.
+    """
 
     access_key_id: str
     label: str
@@ -42,6 +45,8 @@ class KeyView:
     read_only: bool = False
     expires_ms: int = 0
     expired: bool = False
+    like: str = ""
+    like_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,11 @@ class Access:
         facts = self._directory.keys.get(key)
         return facts is not None and facts.may_publish
 
+    def like_of(self, key: AccessKeyId) -> VaultId | None:
+        """Return the vault whose members share what the key creates."""
+        facts = self._directory.keys.get(key)
+        return None if facts is None else facts.like
+
     # -- handled by people ------------------------------------------------------------------------------------------
 
     async def add_key(
@@ -126,12 +136,17 @@ class Access:
         may_publish: bool = False,
         read_only: bool = False,
         expires_s: int = 0,
+        like: str = "",
     ) -> NewKey:
         """Mint a key. Its secret is in the answer and nowhere else in the clear.
 
         `may_publish`: it may let everybody read a bucket that it owns. `expires_s`: it ends so many seconds from now, 0
-        for never. Errors: `InvalidError`.
+        for never. `like`: buckets that it creates are shared as this vault is. Errors: `InvalidError`,
+        `NoSuchVaultError`.
         """
+        if like and not create_buckets:
+            raise InvalidError("`--like` is for a key that creates buckets", "mint it with --create-buckets")
+        model = self._vaults.find(like).id if like else None
         if len(label) > LABEL_LENGTH_MAX or not (label.isprintable() or not label):
             raise InvalidError(f"label {label!r} is not usable", f"use up to {LABEL_LENGTH_MAX} printable characters")
         if read_only and (create_buckets or may_publish):
@@ -141,13 +156,13 @@ class Access:
         nonce, secret, now_ms = new_salt(), new_key_secret(), self._directory.now_ms()
         limits = Limits(expires_ms=now_ms + expires_s * 1000 if expires_s else 0, read_only=read_only)
         key = access_key_id(self._directory.identity.node_id, nonce)
-        facts = KeyFacts(key, nonce, secret, label, now_ms, create_buckets, may_publish, limits)
+        facts = KeyFacts(key, nonce, secret, label, now_ms, create_buckets, may_publish, limits, model)
         await self._directory.write(self._directory.key_record(nonce, pack_key(facts)))
         return NewKey(key, secret, label)
 
     def keys(self) -> list[KeyView]:
         """Return the keys minted here, oldest first."""
-        now_ms = self._directory.now_ms()
+        now_ms, known = self._directory.now_ms(), self._directory.by_id
         return [
             KeyView(
                 key.id,
@@ -158,6 +173,8 @@ class Access:
                 key.limits.read_only,
                 key.limits.expires_ms,
                 key.limits.has_expired(now_ms),
+                key.like or "",
+                known[key.like].name if key.like in known else "",
             )
             for key in sorted(self._directory.keys.values(), key=lambda k: (k.created_ms, k.id))
         ]

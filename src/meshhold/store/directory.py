@@ -18,7 +18,7 @@ from meshhold.crypto.identity import Identity, seal_to
 from meshhold.crypto.random import new_salt
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import IntegrityError, NoSuchVaultError
-from meshhold.model.configuration import Configuration, unpack_configuration
+from meshhold.model.configuration import REPLICAS_MAX, Configuration, unpack_configuration
 from meshhold.model.grant import UNLIMITED, Limits, Permission, pack_limits, stricter, unpack_limits
 from meshhold.model.ids import ANONYMOUS, AccessKeyId, NodeId, VaultId
 from meshhold.model.stamp import Clock, Stamp
@@ -39,7 +39,8 @@ _Opened = TypeVar("_Opened")
 class Bucket:
     """A vault that this node can open. `alias` is `""` for one that S3 does not show.
 
-    `index_pinned`: people chose who keeps its index, and nothing else changes that.
+    `index_pinned`: people chose who keeps its index, and nothing else changes that; `index_awaited` are those of their
+    choice that did not answer when the vault was made, to be taken in when they do.
     """
 
     id: VaultId
@@ -50,11 +51,15 @@ class Bucket:
     replication_factor: int
     index_pinned: bool = False
     rules: BucketRules = UNSET
+    index_awaited: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """An access key as its minting node knows it. `may_publish`: it may let everybody read buckets that it owns."""
+    """An access key as its minting node knows it. `may_publish`: it may let everybody read buckets that it owns.
+
+    `like`: the vault whose members share what it creates.
+    """
 
     id: AccessKeyId
     nonce: bytes
@@ -64,6 +69,7 @@ class KeyFacts:
     create_buckets: bool
     may_publish: bool = False
     limits: Limits = UNLIMITED
+    like: VaultId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,15 @@ class Directory:
     def vault_deletion(self, keys: VaultKeys, kind: Kind, key: str) -> Record:
         """Return the record that deletes what the vault signed."""
         return sign_by_vault(Record(kind, key, self.next_stamp(), deleted=True, public={}, private=b""), keys)
+
+    def member_record(self, keys: VaultKeys, node: NodeId, role: str, *, leaving: bool = False) -> Record:
+        """Return the record of a membership: a trusted member's carries the vault's secrets, sealed to it."""
+        public: dict[str, object] = {"role": role}
+        if leaving:
+            public["leaving"] = True
+        if role == TRUSTED:
+            public["secrets"] = [[epoch, seal_to(node, secret)] for epoch, secret in sorted(keys.secrets.items())]
+        return self.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=public, private={})
 
     def changed_vault(self, bucket: Bucket, **public: Any) -> Record:
         """Return the vault's own record with these public fields changed."""
@@ -242,6 +257,7 @@ class Directory:
             replication_factor=record.public["replication_factor"],
             index_pinned=record.public.get("index_pinned") is True,
             rules=self._open_rules(vault, keys),
+            index_awaited=_awaited(record),
         )
 
     def _open_rules(self, vault: VaultId, keys: VaultKeys) -> BucketRules:
@@ -285,6 +301,7 @@ class Directory:
             create_buckets=create_buckets,
             may_publish=facts.get("may_publish") is True,
             limits=limits,
+            like=VaultId(facts["like"]) if isinstance(facts.get("like"), str) else None,
         )
 
 
@@ -297,6 +314,13 @@ def _open_private(record: Record, keys: VaultKeys, **fields: type) -> dict[str, 
         if kind is str and not opened[name].isprintable():
             raise IntegrityError(f"the sealed field {name!r} is not printable")
     return dict(opened)
+
+
+def _awaited(record: Record) -> tuple[NodeId, ...]:
+    """Return the nodes that a vault's record says are awaited; what is no list of a few of them is none."""
+    raw = record.public.get("index_awaited", [])
+    is_fit = isinstance(raw, list) and len(raw) <= REPLICAS_MAX and all(isinstance(each, str) for each in raw)
+    return tuple(map(NodeId, raw)) if is_fit else ()
 
 
 def _open_rule(record: Record, keys: VaultKeys, rules: BucketRules, aspect: Aspect) -> BucketRules:
@@ -337,6 +361,8 @@ def pack_key(facts: KeyFacts) -> dict[str, Any]:
     }
     if facts.may_publish:
         packed["may_publish"] = True
+    if facts.like:  # what an older program creates for the key is on its node alone
+        packed["like"] = facts.like
     if facts.limits != UNLIMITED:
         packed["limited"] = pack_limits(facts.limits, create_buckets=facts.create_buckets)
     return packed

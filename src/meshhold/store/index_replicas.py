@@ -190,6 +190,36 @@ class IndexReplicas:
         moved = await self._move(vault, configuration, chosen, configuration.mode, patience_s)
         return moved and set(chosen) == set(self._choice(vault, configuration.members, wanted=wanted))
 
+    async def share(self, vault: VaultId, nodes: Sequence[NodeId], mode: Mode, *, patience_s: float) -> None:
+        """Let `nodes` keep the index of a vault that this node has just founded, as far as they answer.
+
+        Others of them are taken in by `look`. Errors: `UnavailableError` if no majority of them answers, or not in
+        time; those of `IndexChange.change`.
+        """
+        me = self._directory.identity.node_id
+        nodes = nodes or [me]  # all others are leaving the vault that it is like
+        silent = await self._roll_call.silent(vault, set(nodes) - {me}, NEWCOMER_S)
+        awake = [node for node in nodes if node not in silent]
+        least = 1 if mode is Mode.AVAILABLE else len(nodes) // 2 + 1
+        if len(awake) < least:
+            raise UnavailableError(
+                f"{least} of {', '.join(map(self._nodes.name_of, nodes))} must answer to keep the new index, and "
+                f"{', '.join(sorted(map(self._nodes.name_of, silent)))} cannot be asked; "
+                "nothing was created",
+                "start these machines, or change the replicas of the vault that it was to be like",
+            )
+        with trio.move_on_after(patience_s) as patience:
+            await self._change.change(vault, awake, mode)
+        if patience.cancelled_caught:
+            raise UnavailableError(
+                f"{', '.join(map(self._nodes.name_of, awake))} did not take the new index over within "
+                f"{patience_s:.0f} s; nothing was created",
+                "try again in a moment; `meshhold node list` shows who answers",
+            )
+        bucket = self._directory.by_id.get(vault)
+        if bucket is not None and bucket.index_pinned and not silent:
+            await self._pin(bucket, pinned=True)
+
     def keeps(self, vault: VaultId, node: NodeId) -> bool:
         """Tell whether a node keeps the index, as far as this one knows."""
         return node in self._seats.configuration(vault).nodes
@@ -253,10 +283,13 @@ class IndexReplicas:
             self._wishes.pop(bucket.id, None)  # a joint one is being ended by its replicas
             return
         await self._directory.publish(bucket.id, configuration)
-        if bucket.index_pinned:
+        if bucket.index_pinned and not bucket.index_awaited:
             return
-        wanted = _wanted(configuration.mode)
-        chosen = await self._within_reach(bucket.id, configuration.members, 0.0, wanted=wanted)
+        if bucket.index_pinned:
+            chosen = await self._with_awaited(bucket, configuration.members)
+        else:
+            wanted = _wanted(configuration.mode)
+            chosen = await self._within_reach(bucket.id, configuration.members, 0.0, wanted=wanted)
         wish = frozenset(chosen)
         if wish == set(configuration.members):
             self._wishes.pop(bucket.id, None)
@@ -306,6 +339,15 @@ class IndexReplicas:
                 return chosen
             absent |= silent
 
+    async def _with_awaited(self, bucket: Bucket, current: Sequence[NodeId]) -> list[NodeId]:
+        """Return who keeps a pinned index, and those of people's choice that answer by now."""
+        fit = {facts.id for facts in self._trusted(bucket.id) if not facts.draining}
+        missing = [node for node in bucket.index_awaited if node not in current and node in fit]
+        if not missing:
+            await self._pin(bucket, pinned=True)
+        silent = await self._roll_call.silent(bucket.id, missing, 0.0)
+        return [*current, *(node for node in missing if node not in silent)][:REPLICAS_MAX]
+
     def _trusted(self, vault: VaultId) -> list[NodeFacts]:
         """Return the trusted members whose facts are known and that are not banned; who is leaving is draining."""
         me = self._directory.identity.node_id
@@ -336,8 +378,9 @@ class IndexReplicas:
                 )
 
     async def _pin(self, bucket: Bucket, *, pinned: bool) -> None:
-        if bucket.index_pinned is not pinned:
-            await self._directory.write(self._directory.changed_vault(bucket, index_pinned=pinned))
+        if bucket.index_pinned is not pinned or bucket.index_awaited:
+            changed = self._directory.changed_vault(bucket, index_pinned=pinned, index_awaited=[])
+            await self._directory.write(changed)
 
     # -- asking and changing ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import trio
 
-from meshhold.crypto.identity import seal_to
 from meshhold.crypto.random import new_secret
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError, UnavailableError
@@ -120,7 +119,7 @@ class Members:
                     f"{facts.name} is a trusted member of vault {bucket.name!r}",
                     "remove it first: that rotates the keys",
                 )
-            await self._directory.write(self._record(bucket.keys, facts.id, role))
+            await self._directory.write(self._directory.member_record(bucket.keys, facts.id, role))
         if trusted:
             try:
                 await self._index.renew(bucket.id, patience_s=ADD_S)
@@ -287,19 +286,12 @@ class Members:
     def _rotated(self, bucket: Bucket, members: list[Record]) -> list[Record]:
         secrets = dict(bucket.keys.secrets)
         first = secrets.pop(1)
+        directory = self._directory
         keys = VaultKeys(first, {**secrets, bucket.keys.epoch + 1: new_secret()})
         return [
-            self._record(keys, NodeId(record.key.split("/", 1)[1]), TRUSTED, leaving=_is_leaving(record))
+            directory.member_record(keys, NodeId(record.key.split("/", 1)[1]), TRUSTED, leaving=_is_leaving(record))
             for record in members
         ]
-
-    def _record(self, keys: VaultKeys, node: NodeId, role: str, *, leaving: bool = False) -> Record:
-        public: dict[str, object] = {"role": role}
-        if leaving:
-            public["leaving"] = True
-        if role == TRUSTED:
-            public["secrets"] = [[epoch, seal_to(node, secret)] for epoch, secret in sorted(keys.secrets.items())]
-        return self._directory.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=public, private={})
 
 
 def _is_leaving(record: Record) -> bool:

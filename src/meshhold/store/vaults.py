@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
-from meshhold.crypto.identity import seal_to
 from meshhold.crypto.random import new_secret
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import (
@@ -39,6 +39,7 @@ from meshhold.rules.versioning import Versioning
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.directory import TRUSTED, Bucket, Directory
 from meshhold.store.gates import Gates
+from meshhold.store.likeness import Likeness
 
 NAME_LENGTH_MAX = 128
 COUNTS_S = 3.0  # a list of vaults does not wait longer for a machine that is gone
@@ -103,33 +104,43 @@ class Vaults:
         self._dropped: set[VaultId] = set()
 
     async def create(
-        self, name: str, *, replication_factor: int = 3, alias: str = "", lock: BucketLock = NO_LOCK
+        self,
+        name: str,
+        *,
+        replication_factor: int = 3,
+        alias: str = "",
+        lock: BucketLock = NO_LOCK,
+        likeness: Likeness | None = None,
     ) -> VaultView:
         """Make a vault with fresh keys, durable when this returns, and with it whether its versions can be locked.
 
+        With a `likeness` it has its members and factor; its index is kept by this node alone in any case: see
+        `Founding`, which lets others keep it.
         Errors: `InvalidError` for a name or factor out of range, `AliasTakenError`.
         """
         _check_name(name)
-        _check_factor(replication_factor)
+        _check_factor(replication_factor if likeness is None else likeness.replication_factor)
         async with self._changes:
             if alias:
                 self._check_alias(alias, VaultId(""))
             if any(bucket.name == name for bucket in self._directory.by_id.values()):
                 raise ConflictError(f"a vault named {name!r} exists", "choose another name")
-            vault = await self._write_new(name, replication_factor, alias, lock)
+            vault = await self._write_new(name, likeness or Likeness(replication_factor), alias, lock)
             return await self._view(self._directory.by_id[vault])
 
-    async def _write_new(self, name: str, replication_factor: int, alias: str, lock: BucketLock) -> VaultId:
+    async def _write_new(self, name: str, likeness: Likeness, alias: str, lock: BucketLock) -> VaultId:
         directory = self._directory
         secret = new_secret()
         keys = VaultKeys(secret)
         node = directory.identity.node_id
-        public = {"replication_factor": replication_factor, "index_replicas": [node]}
+        public: dict[str, Any] = {"replication_factor": likeness.replication_factor, "index_replicas": [node]}
+        if likeness.pinned:
+            public |= {"index_pinned": True, "index_awaited": list(likeness.replicas)}
         private = {"name": name, "created_ms": directory.now_ms()}
-        role = {"role": TRUSTED, "secrets": [[1, seal_to(node, secret)]]}
+        roles = dict(likeness.members) | {node: TRUSTED}
         records = [
             directory.vault_record(keys, Kind.VAULT, keys.vault_id, public=public, private=private),
-            directory.vault_record(keys, Kind.MEMBER, f"{keys.vault_id}/{node}", public=role, private={}),
+            *(directory.member_record(keys, member, role) for member, role in roles.items()),
         ]
         if alias:
             records.append(directory.vault_record(keys, Kind.ALIAS, keys.vault_id, public={}, private={"alias": alias}))

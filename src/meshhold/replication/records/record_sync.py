@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -21,12 +21,14 @@ from meshhold.peering.dispatch import Dispatch
 from meshhold.registry.digest import BUCKETS, Held, bucket_of, differing, digests, missing
 from meshhold.registry.record import Kind, Record, encode_record
 from meshhold.replication.records.record_keeper import RECORDS_MAX, RecordKeeper
+from meshhold.replication.tasks import open_tasks
 
 COMPARE: Final = "registry.compare/1"
 FETCH: Final = "registry.fetch/1"
 GIVE: Final = "registry.give/1"
 COMPARE_EVERY_S: Final = 30.0  # as often as membership exchanges its whole state
 CALL_S: Final = 20.0
+TELL_S: Final = 2.0  # a linked peer that needs longer is slow at everything else too
 BATCH_SIZE_MAX: Final = (
     176 * 1024
 )  # bytes of records in one message of 256 KiB, less one record of 64 KiB that goes over
@@ -149,6 +151,17 @@ class RecordSync:
         for batch in _batches([encode_record(record) for record in records]):
             if not await self._try(peers, peer, GIVE, {"records": batch}):
                 return
+
+    async def tell(self, peers: Peers, nodes: Collection[NodeId], records: Sequence[Record]) -> None:
+        """Return when these nodes hold the records, as far as they are linked and answer within `TELL_S`.
+
+        For what somebody may ask them for at once: news gets there too, a little later.
+        """
+        with trio.move_on_after(TELL_S):
+            async with open_tasks() as nursery:
+                for peer in peers.linked():
+                    if peer in nodes:
+                        nursery.start_soon(self._give, peers, peer, records)
 
     async def _compare_now_and_then(self, peers: Peers) -> None:
         while True:

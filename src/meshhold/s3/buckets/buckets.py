@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshhold.errors import AliasTakenError, InvalidError
+from meshhold.errors import AliasTakenError, InvalidError, NoSuchVaultError
 from meshhold.model.grant import Permission
 from meshhold.model.ids import ANONYMOUS, check_bucket_name
 from meshhold.rules.bucket import Aspect
@@ -68,7 +68,10 @@ async def get_location(door: Door, request: Request) -> Response:
 
 
 async def create_bucket(door: Door, request: Request) -> Response:
-    """Make a vault with this alias, for a key minted with `--create-buckets`; the key gets read and write on it."""
+    """Make a vault with this alias, for a key minted with `--create-buckets`; the key owns it.
+
+    It is shared as the vault is that the key was minted with `--like`, if it was.
+    """
     if request.access_key == ANONYMOUS:
         raise S3Error("AccessDenied", "Access Denied: creating a bucket needs a signed request.")
     _check_name(request.bucket_name)
@@ -98,10 +101,21 @@ async def create_bucket(door: Door, request: Request) -> Response:
             "`meshhold vault s3-alias`, or mint a key with `meshhold s3-key add --create-buckets`.",
         )
     try:
-        vault = await door.vaults.create(request.bucket_name, alias=request.bucket_name, lock=lock)
+        await door.founding.create(
+            request.bucket_name,
+            like=door.access.like_of(request.access_key),
+            alias=request.bucket_name,
+            lock=lock,
+            owner=request.access_key,
+        )
     except AliasTakenError:
         raise S3Error("OperationAborted", "The bucket is being created by another request; try again.") from None
-    await door.access.grant(request.access_key, vault.id, Permission.READ | Permission.WRITE | Permission.OWN)
+    except NoSuchVaultError:
+        raise S3Error(
+            "AccessDenied",
+            "The vault that this key's buckets are to be like is gone; mint another key with "
+            "`meshhold s3-key add --create-buckets --like VAULT`.",
+        ) from None
     bucket = door.vaults.bucket(request.bucket_name)
     if ownership is not Ownership.UNSET:
         await door.rules.set(bucket, Aspect.OWNERSHIP, ownership)
