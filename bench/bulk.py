@@ -1,7 +1,7 @@
-"""Fill a stopped node's index with synthetic rows by SQL alone: ten million in minutes, where `bench.fill` takes an hour.
+"""Fill a stopped node's index with synthetic rows by SQL alone: ten million in minutes.
 
-The rows are those of objects that cannot be opened; a listing or a deletion does not look inside. Names, digests and sums
-are made as a migration makes them, so the node starts as if it had taken the rows one by one.
+The rows are those of objects that cannot be opened; a listing or a deletion does not look inside. Names, digests and
+sums are made as a migration makes them, so the node starts as if it had taken the rows one by one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Do pages and deletions cost the same among ten thousand keys and among ten million? One node for each size, in turns.
 
-`python -m bench.millions --keys 10000,10000000 --work FOLDER`; ten million keys take some GiB there, removed at the end.
+`python -m bench.millions --keys 10000,10000000`; ten million keys take some GiB under `--work`, removed at the end.
 """
 
 from __future__ import annotations
