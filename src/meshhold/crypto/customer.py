@@ -16,6 +16,7 @@ from meshhold.crypto.hashing import keyed_hash
 KEY_SIZE: Final = 32
 _BLOCK: Final = 16
 _DATA: Final = b"MeshHold 2026-11 customer content "
+_ETAG: Final = b"MeshHold 2026-11 customer etag "
 _PROOF: Final = b"MeshHold 2026-11 customer proof "
 
 
@@ -32,6 +33,11 @@ class Keystream:
         cipher = Cipher(self._key, modes.CTR((offset // _BLOCK).to_bytes(_BLOCK, "big"))).encryptor()
         cipher.update(bytes(offset % _BLOCK))
         return cipher.update(block)
+
+
+def hidden_etag(client_key: bytes, salt: bytes, md5: str) -> str:
+    """Return the ETag of content whose MD5 (hex) must not be told: the same for the same content, key and salt."""
+    return keyed_hash(client_key, _ETAG + salt + md5.encode())[:16].hex()
 
 
 def proof_of(client_key: bytes, salt: bytes) -> bytes:

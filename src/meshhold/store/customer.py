@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from meshhold.crypto.customer import Keystream, proof_of
+from meshhold.crypto.customer import Keystream, hidden_etag, proof_of
 from meshhold.crypto.random import new_salt
 from meshhold.errors import CustomerKeyError
-from meshhold.model.entry import CustomerSeal
+from meshhold.model.entry import Checksums, CustomerSeal
 from meshhold.replication.chunks.reader import Sink
 from meshhold.replication.chunks.writer import Source
 from meshhold.sealing.content import PartRow
@@ -34,6 +34,29 @@ class CustomerKey:
         return f"CustomerKey({self.md5})"  # a key that is printed is a key that is lost
 
 
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """How new content is hidden: its key stream, the salt of that, and what its ETag is made with.
+
+    Parts of one upload share `etag_salt`, so that a part that is sent again has the same ETag as before.
+    """
+
+    customer: CustomerKey
+    salt: bytes
+    etag_salt: bytes
+    stream: Keystream
+
+    def etag(self, md5: str) -> str:
+        """Return the ETag of content that has this MD5."""
+        return hidden_etag(self.customer.key, self.etag_salt, md5)
+
+
+def new_hiding(customer: CustomerKey, etag_salt: bytes | None = None) -> Hiding:
+    """Return how to hide one content, under a fresh salt."""
+    salt = new_salt()
+    return Hiding(customer, salt, salt if etag_salt is None else etag_salt, Keystream(customer.key, salt))
+
+
 class Hidden(Protocol):
     """What hides bytes and shows them again."""
 
@@ -41,10 +64,9 @@ class Hidden(Protocol):
         """Return the bytes from `offset` on the other way round."""
 
 
-def new_seal(customer: CustomerKey) -> CustomerSeal:
-    """Return what is kept beside content of this key: how to recognise the key, and a fresh salt."""
-    salt = new_salt()
-    return CustomerSeal(customer.md5, salt, proof_of(customer.key, salt))
+def seal_of(hiding: Hiding) -> CustomerSeal:
+    """Return what is kept beside hidden content: its salt, and how to recognise the key."""
+    return CustomerSeal(hiding.customer.md5, hiding.salt, proof_of(hiding.customer.key, hiding.salt))
 
 
 def check_key(seal: CustomerSeal | None, customer: CustomerKey | None) -> None:
@@ -100,64 +122,68 @@ def shown_to(sink: Sink, hidden: Hidden, start: int) -> Sink:
 class Recoded:
     """Bytes of a source on their way into content: shown, if they are hidden, then hidden anew, or either alone.
 
-    `start` is where in what `shown_by` hides the source begins. Digests that the source takes are of the bytes as they
-    are; `etag` is of those that are kept: a hash of the hidden bytes tells nothing about the others.
+    `start` is where in what `shown_by` shows the source begins. Digests that the source takes are of the bytes as they
+    are shown.
     """
 
     def __init__(
-        self, source: Source, *, shown_by: Hidden | None = None, start: int = 0, hidden_by: Hidden | None = None
+        self, source: Source, *, shown_by: Hidden | None = None, start: int = 0, hiding: Hiding | None = None
     ) -> None:
         self._source = source
         self._shown_by = shown_by
-        self._hidden_by = hidden_by
+        self._hiding = hiding
         self._read = start
         self._written = 0
         self._digested = 0
-        self._md5 = hashlib.md5(usedforsecurity=False)
 
     async def receive(self) -> bytes:
         """Return the next piece, `b""` at the end."""
         piece = await self._source.receive()
         if self._shown_by is not None and piece:
             piece, self._read = self._shown_by.apply(self._read, piece), self._read + len(piece)
-        if self._hidden_by is not None and piece:
-            piece, self._written = self._hidden_by.apply(self._written, piece), self._written + len(piece)
+        if self._hiding is not None and piece:
+            piece, self._written = self._hiding.stream.apply(self._written, piece), self._written + len(piece)
         return piece
 
     def digest(self, block: bytes) -> None:
-        """Hash a block, as it is kept and as it is."""
-        self._md5.update(block)
-        if self._hidden_by is not None:
-            block, self._digested = self._hidden_by.apply(self._digested, block), self._digested + len(block)
+        """Hash a block as it was before it was hidden."""
+        if self._hiding is not None:
+            block, self._digested = self._hiding.stream.apply(self._digested, block), self._digested + len(block)
+        self.take(block)
+
+    def take(self, block: bytes) -> None:
+        """Take the next bytes as they are shown."""
         self._source.digest(block)
 
-    @property
-    def etag(self) -> str:
-        """The ETag of what was digested so far."""
-        return self._md5.hexdigest()
+    def told(self, digested: Digested) -> Digested:
+        """Return the digests of the bytes as the vault may know them: the MD5 of hidden ones tells too much."""
+        return digested if self._hiding is None else Digested(self._hiding.etag(digested.etag), digested.checksums)
 
 
 class HiddenBody(Recoded):
     """A body that is hidden as it comes; fulfils `contract.Body`."""
 
-    def __init__(self, body: Body, hidden_by: Hidden) -> None:
-        super().__init__(body, hidden_by=hidden_by)
+    def __init__(self, body: Body, hiding: Hiding) -> None:
+        super().__init__(body, hiding=hiding)
         self._body = body
 
     def finish(self) -> Digested:
-        """Return the hidden bytes' ETag, and the checksums that the client asked for."""
-        return Digested(self.etag, self._body.finish().checksums)
+        """Return an ETag that tells nothing, and the checksums that the client asked for."""
+        return self.told(self._body.finish())
 
 
 class RecodedCopy(Recoded):
     """The bytes of an object that become another one; fulfils `contract.Body`."""
 
-    def __init__(
-        self, source: Source, digested: Digested, *, shown_by: Hidden | None, hidden_by: Hidden | None
-    ) -> None:
-        super().__init__(source, shown_by=shown_by, hidden_by=hidden_by)
-        self._known = digested
+    def __init__(self, source: Source, checksums: Checksums, *, shown_by: Hidden | None, hiding: Hiding | None) -> None:
+        super().__init__(source, shown_by=shown_by, hiding=hiding)
+        self._checksums = checksums
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def take(self, block: bytes) -> None:
+        """Hash the next bytes."""
+        self._md5.update(block)
 
     def finish(self) -> Digested:
-        """Return the ETag of what is kept, and the source's checksums."""
-        return Digested(self.etag, self._known.checksums)
+        """Return the ETag of the copy, and the source's checksums."""
+        return self.told(Digested(self._md5.hexdigest(), self._checksums))

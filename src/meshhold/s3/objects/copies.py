@@ -12,7 +12,7 @@ from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
-from meshhold.s3.objects.customer import part_seal, shown_by, writing_seal
+from meshhold.s3.objects.customer import hiding_of, part_hiding_of, shown_by
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.versions import requested_version, version_headers, written_headers
 from meshhold.s3.syntax.body import PartDigests
@@ -32,7 +32,7 @@ from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.contract import Digested, Metadata
-from meshhold.store.customer import Recoded, RecodedCopy
+from meshhold.store.customer import Recoded, RecodedCopy, seal_of
 from meshhold.store.directory import Bucket
 from meshhold.store.objects import COPY_SIZE_MAX
 
@@ -68,19 +68,18 @@ async def copy_object(door: Door, request: Request) -> Response:
     if algorithm is not None:
         source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper())
     hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
-    own = writing_seal(request)
-    if hidden is None and own is None:
+    hiding = hiding_of(request)
+    if hidden is None and hiding is None:
         version = await door.objects.copy(
             source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
         )
     else:
-        extras = replace(extras, customer=None if own is None else own[0])
+        extras = replace(extras, customer=None if hiding is None else seal_of(hiding))
         metadata = metadata or Metadata(source.headers, source.user)
-        known = Digested(source.etag, source.checksums)
         if source.size > COPY_SIZE_MAX:
             raise S3Error("InvalidRequest", "The copy source is larger than 5 GiB; copy it by parts.")
         async with door.objects.open_range(source_bucket, source_key, source, 0, source.size) as pieces:
-            body = RecodedCopy(pieces, known, shown_by=hidden, hidden_by=None if own is None else own[1])
+            body = RecodedCopy(pieces, source.checksums, shown_by=hidden, hiding=hiding)
             version = await door.objects.put(bucket, request.key, body, metadata, condition, extras)
     response = _result("CopyObjectResult", version.etag, version.modified_ms, version.checksums)
     response.headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
@@ -156,16 +155,16 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
         await door.objects.quotas.admit_part(bucket, upload_id, number, stop - start)
     digests = PartDigests(upload)
     hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
-    own = part_seal(request, upload.extras.customer)
+    hiding = part_hiding_of(request, upload)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:
-        if hidden is None and own is None:
+        if hidden is None and hiding is None:
             part = await door.uploads.copy_part(bucket, request.key, upload_id, number, pieces, digests.digested)
         else:
-            recoded = Recoded(pieces, shown_by=hidden, start=start, hidden_by=None if own is None else own[1])
-            salt = b"" if own is None else own[0]
+            recoded = Recoded(pieces, shown_by=hidden, start=start, hiding=hiding)
+            salt = b"" if hiding is None else hiding.salt
 
             def digested() -> Digested:
-                return Digested(recoded.etag, digests.digested().checksums)
+                return recoded.told(digests.digested())
 
             part = await door.uploads.copy_part(bucket, request.key, upload_id, number, recoded, digested, salt)
     response = _result("CopyPartResult", part.etag, part.modified_ms, part.checksums)

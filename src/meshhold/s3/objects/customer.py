@@ -5,42 +5,38 @@ from __future__ import annotations
 from typing import Final
 
 from meshhold.crypto.customer import Keystream
-from meshhold.model.entry import CustomerSeal, ObjectVersion
+from meshhold.model.entry import ObjectVersion, Upload
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Request
 from meshhold.s3.syntax.customer import parse_customer_key
-from meshhold.store.customer import Hidden, PartStreams, check_key, new_seal
+from meshhold.store.customer import Hidden, Hiding, PartStreams, check_key, new_hiding
 from meshhold.store.directory import Bucket
 
 _PREFIX: Final = b"x-amz-server-side-encryption-customer-"
 _NAMES: Final = frozenset((_PREFIX + b"algorithm", _PREFIX + b"key", _PREFIX + b"key-md5"))
 
 
-def writing_seal(request: Request) -> tuple[CustomerSeal, Keystream] | None:
-    """Return seal and key stream of new content that the request's own key is to hide, or None without a key.
+def hiding_of(request: Request) -> Hiding | None:
+    """Return how new content is hidden by the request's own key, or None without a key.
 
     Errors: those of `parse_customer_key`.
     """
     if _NAMES.isdisjoint(request.headers):
         return None
     customer = parse_customer_key(request.headers)
-    if customer is None:
-        return None
-    seal = new_seal(customer)
-    return seal, Keystream(customer.key, seal.salt)
+    return None if customer is None else new_hiding(customer)
 
 
-def part_seal(request: Request, of_upload: CustomerSeal | None) -> tuple[bytes, Keystream] | None:
-    """Return salt and key stream of a part, which is hidden by the key that its upload was begun with.
+def part_hiding_of(request: Request, upload: Upload) -> Hiding | None:
+    """Return how a part is hidden: by the key that its upload was begun with.
 
-    Errors: `CustomerKeyError` for another key, a missing one, or one that the upload has not.
+    Errors: those of `parse_customer_key`; `CustomerKeyError` for another key, a missing one, or one that the upload has
+    not.
     """
+    seal = upload.extras.customer
     customer = parse_customer_key(request.headers)
-    check_key(of_upload, customer)
-    if customer is None:
-        return None
-    salt = new_seal(customer).salt
-    return salt, Keystream(customer.key, salt)
+    check_key(seal, customer)
+    return None if customer is None or seal is None else new_hiding(customer, seal.salt)
 
 
 async def shown_by(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from meshhold.model.entry import Upload
@@ -11,13 +12,14 @@ from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
-from meshhold.s3.objects.customer import part_seal, writing_seal
+from meshhold.s3.objects.customer import hiding_of, part_hiding_of
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
 from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, read_document
 from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
+from meshhold.s3.syntax.customer import parse_customer_key
 from meshhold.s3.syntax.options import (
     DESCRIBING,
     check_options,
@@ -27,7 +29,9 @@ from meshhold.s3.syntax.options import (
 )
 from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.xml import document, parse_complete, tag
-from meshhold.store.customer import HiddenBody
+from meshhold.sealing.content import PartRow
+from meshhold.store.contract import Digested
+from meshhold.store.customer import HiddenBody, check_key, seal_of
 
 _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 
@@ -38,7 +42,7 @@ async def create_upload(door: Door, request: Request) -> Response:
     check_options(request, takes_acl=True, taken=DESCRIBING)
     check_acl(door, request, bucket)
     algorithm, kind = checksum_wish(request)
-    own = writing_seal(request)
+    hiding = hiding_of(request)
     extras = extras_of(door, request, bucket)
     upload = Upload(
         initiated_ms=door.now_ms(),
@@ -47,7 +51,7 @@ async def create_upload(door: Door, request: Request) -> Response:
         user=user_metadata(request),
         checksum=algorithm,
         checksum_kind=kind,
-        extras=extras if own is None else replace(extras, customer=own[0]),
+        extras=extras if hiding is None else replace(extras, customer=seal_of(hiding)),
     )
     upload_id = await door.uploads.begin(bucket, request.key, upload)
     name = tag("Bucket", request.bucket_name) + tag("Key", request.key.decode()) + tag("UploadId", upload_id)
@@ -70,11 +74,11 @@ async def upload_part(door: Door, request: Request) -> Response:
     upload = await door.uploads.find(bucket, request.key, upload_id)
     said = announced(request.headers)
     check_part(upload, said.algorithm)
-    own = part_seal(request, upload.extras.customer)
+    hiding = part_hiding_of(request, upload)
     body = open_body(request, door.settings, said, algorithm=upload.checksum or DEFAULT_ALGORITHM)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit_part(bucket, upload_id, number, body.length)
-    salt, content = (b"", body) if own is None else (own[0], HiddenBody(body, own[1]))
+    salt, content = (b"", body) if hiding is None else (hiding.salt, HiddenBody(body, hiding))
     part = await door.uploads.put_part(bucket, request.key, upload_id, number, content, salt)
     headers: Headers = [(b"etag", b'"%b"' % part.etag.encode())]
     shown = said.algorithm or upload.checksum or DEFAULT_ALGORITHM
@@ -88,8 +92,16 @@ async def complete_upload(door: Door, request: Request) -> Response:
     check_options(request)
     upload_id = request.query.get("uploadId") or ""
     claims = parse_complete(await read_document(request, door.settings, says_of_object=True))
+    combined = combine_parts(request)
+    customer = parse_customer_key(request.headers)
+
+    def combine(rows: Sequence[PartRow], upload: Upload | None) -> Digested:
+        if upload is not None:
+            check_key(upload.extras.customer, customer)
+        return combined(rows, upload)
+
     done = await door.uploads.complete(
-        bucket, request.key, upload_id, claims, combine_parts(request), write_condition(request.headers)
+        bucket, request.key, upload_id, claims, combine, write_condition(request.headers)
     )
     host = (request.header(b"host") or "").strip()
     inner = (

@@ -8,7 +8,7 @@ from meshhold.s3.buckets.lifecycle import expiration_headers
 from meshhold.s3.door import Door
 from meshhold.s3.exchange import Headers, Request, Response
 from meshhold.s3.objects.acls import check_acl
-from meshhold.s3.objects.customer import writing_seal
+from meshhold.s3.objects.customer import hiding_of
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, wanted_algorithm
@@ -16,7 +16,7 @@ from meshhold.s3.syntax.checksums import announced, checksum_headers
 from meshhold.s3.syntax.conditions import write_condition
 from meshhold.s3.syntax.options import DESCRIBING, check_options, encryption_headers, stored_headers, user_metadata
 from meshhold.store.contract import Body, Metadata
-from meshhold.store.customer import HiddenBody
+from meshhold.store.customer import HiddenBody, seal_of
 
 
 async def put_object(door: Door, request: Request) -> Response:
@@ -27,15 +27,17 @@ async def put_object(door: Door, request: Request) -> Response:
     extras = extras_of(door, request, bucket)
     condition = write_condition(request.headers)
     said = announced(request.headers)
-    own = writing_seal(request)
+    hiding = hiding_of(request)
     # a checksum that nobody asked for would tell the vault's members about bytes that are hidden from them
-    body = open_body(request, door.settings, said, algorithm=wanted_algorithm(said) if own is None else said.algorithm)
+    body = open_body(
+        request, door.settings, said, algorithm=wanted_algorithm(said) if hiding is None else said.algorithm
+    )
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit(bucket, request.key, body.length)
     metadata = Metadata(stored_headers(request), user_metadata(request))
     content: Body = body
-    if own is not None:
-        content, extras = HiddenBody(body, own[1]), replace(extras, customer=own[0])
+    if hiding is not None:
+        content, extras = HiddenBody(body, hiding), replace(extras, customer=seal_of(hiding))
     version = await door.objects.put(bucket, request.key, content, metadata, condition, extras)
     headers: Headers = [(b"etag", b'"%b"' % version.etag.encode())]
     headers += expiration_headers(bucket, request.key, version) + written_headers(bucket, version)
