@@ -162,7 +162,8 @@ class FakeNode:
         corrupt = self.rotten if deep else []
         totals = {"missing": len(self.lost), "corrupt": len(corrupt)}
         found = [
-            CheckReport(v.name, 3, 4, 5, 0, len(self.lost + corrupt), self.lost, corrupt, totals=totals) for v in chosen
+            CheckReport(v.name, 3, 4, 5, 0, 0, len(self.lost + corrupt), self.lost, corrupt, totals=totals)
+            for v in chosen
         ]
         return [replace(report, **self.found) for report in found]
 
