@@ -13,7 +13,7 @@ from tests.simulation.chunk_node import Pace
 from tests.simulation.chunk_workload import ChunkMix, Sizes
 from tests.simulation.index_network import Weather
 from tests.simulation.index_plan import FAULTS as INDEX_FAULTS
-from tests.simulation.index_plan import MINUTE_S, Plan
+from tests.simulation.index_plan import MINUTE_S, Plan, keep_versions
 from tests.simulation.index_workload import KEYS
 
 ROOM_BYTES: Final = 1 << 30
@@ -56,6 +56,10 @@ class ChunkPlan(Plan):
     lag_s: float = 0.1
     mix: ChunkMix = field(default_factory=ChunkMix)
     pace: Pace = field(default_factory=Pace)
+
+
+VERSIONED_PART: Final = 0.25
+"""Part of the mixed lives in which the bucket keeps versions, and clients remove earlier ones."""
 
 
 def draw(seed: int, lives: str = "mixed") -> ChunkPlan:
@@ -107,6 +111,8 @@ def draw(seed: int, lives: str = "mixed") -> ChunkPlan:
     kind = lives if lives in LIVES else chance.choice([*list(LIVES)[1:], *["mixed"] * MIXED_WEIGHT])
     if kind in LIVES:
         LIVES[kind](plan, chance)
+    if lives == "mixed" and random.Random(f"versions {seed}").random() < VERSIONED_PART:
+        keep_versions(plan.mix)
     return plan
 
 

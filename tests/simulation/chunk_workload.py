@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import trio
-from tests.simulation.index_node import BUCKET, Run
+from tests.simulation.index_node import Run
 from tests.simulation.index_workload import Client, History, Mix, ValueBody
 from tests.simulation.linearizability import Kind
 
@@ -146,7 +146,7 @@ class ChunkClient(Client):
         if self._chance.random() >= _LEFT_ALONE:
             await super()._multipart(key)
             return
-        upload = await self._ask(lambda run: run.uploads.begin(BUCKET, key.encode(), Upload(0, self.name)))
+        upload = await self._ask(lambda run: run.uploads.begin(self._mix.bucket, key.encode(), Upload(0, self.name)))
         if isinstance(upload, str):
             await self._ask(self._part_request(key, upload, 1, self._history.new_value()))
 
@@ -158,12 +158,12 @@ class ChunkClient(Client):
     async def _copy(self, key: str) -> None:
         """Copy another object to this key, within the vault: no byte moves."""
         source = self._chance.choice(self._mix.keys)
-        found = await self._ask(lambda run: run.objects.find(BUCKET, source.encode()))
+        found = await self._ask(lambda run: run.objects.find(self._mix.bucket, source.encode()))
         if not isinstance(found, ObjectVersion):
             return
         asked = self._history.begin(self.name, Kind.PUT, key, found.etag)
         answer = await self._ask(
-            lambda run: run.objects.copy(BUCKET, source.encode(), found, BUCKET, key.encode(), None)
+            lambda run: run.objects.copy(self._mix.bucket, source.encode(), found, self._mix.bucket, key.encode(), None)
         )
         self._conclude(asked, key, answer, found.etag)
         self.acknowledged(answer, key)

@@ -33,11 +33,10 @@ import meshhold.replication.repair.inventory
 import meshhold.sealing.chunker
 import meshhold.sealing.content
 import meshhold.sealing.manifest
-from meshhold.model.entry import ObjectVersion, Part, Ref, Space, decode_entry
+from meshhold.model.entry import ObjectVersion, Part, Ref, Space, decode_entry, sealed_to
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.replication.chunks.holders import Keeper, View
 from meshhold.replication.chunks.keeping import BEHIND_MAX
-from meshhold.replication.index.merging import split_conflict_key
 from meshhold.sealing.content import open_content
 from meshhold.sealing.manifest import open_node
 
@@ -49,7 +48,7 @@ QUIET_S: Final = 300.0
 """What is under way is given up within that time, as the slowest answer is not waited for longer."""
 TASKS_MAX: Final = 3_000
 SMALL_INLINE: Final = 512
-_REFERRING: Final = (Space.PARTS, Space.OBJECTS, Space.CONFLICTS)
+_REFERRING: Final = (Space.PARTS, Space.OBJECTS, Space.VERSIONS, Space.CONFLICTS)
 
 
 @dataclass(slots=True)
@@ -196,8 +195,7 @@ class ChunkWorld(World):
                 yield space, key, change.row.accepted.pack(), value
 
     def _refs(self, space: Space, key: bytes, value: ObjectVersion | Part) -> Iterator[Ref]:
-        name = split_conflict_key(key)[0] if space is Space.CONFLICTS else key
-        content = open_content(KEYS, name, value.content)
+        content = open_content(KEYS, sealed_to(space, key), value.content)
         yield from () if content.part_table is None else (content.part_table,)
         stack = list(content.refs)
         while stack:

@@ -7,11 +7,14 @@ Testing" (2012).
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tests.simulation.index_network import Weather
 from tests.simulation.index_workload import KEYS, Mix
+
+from meshhold.rules.bucket import BucketRules
+from meshhold.rules.versioning import Versioning
 
 MINUTE_S: Final = 60.0
 RACES: Final = 0.25
@@ -144,3 +147,9 @@ def _bias(mix: Mix, chance: random.Random) -> None:
     favourite = chance.choice([None, *mix.weights])
     if favourite is not None:
         mix.weights[favourite] *= 4
+
+
+def keep_versions(mix: Mix) -> None:
+    """Let the bucket keep versions, of which clients remove earlier ones: what is current is as it would be anyway."""
+    mix.bucket = replace(mix.bucket, rules=BucketRules(versioning=Versioning.ENABLED))
+    mix.weights = {**mix.weights, "prune": sum(mix.weights.values()) // 8}

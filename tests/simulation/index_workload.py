@@ -27,7 +27,9 @@ from meshhold.errors import (
 )
 from meshhold.model.entry import Checksums, Upload
 from meshhold.store.contract import ALWAYS, Digested, Metadata, WriteCondition
+from meshhold.store.directory import Bucket
 from meshhold.store.uploads import PartClaim
+from meshhold.store.versions import Versions
 
 KEYS: Final = ("a", "b", "d/x", "d/y")
 _TICK_S: Final = 1e-9
@@ -50,6 +52,7 @@ class Mix:
     patience_s: float = 15.0
     faithful: float = 0.5
     """Chance to stay with the node that was asked last."""
+    bucket: Bucket = BUCKET
 
 
 class History:
@@ -146,6 +149,7 @@ class Client:
             "head": lambda key: self._get(key, head=True),
             "list": lambda _: self._list(),
             "multipart": self._multipart,
+            "prune": self._prune,
         }
 
     async def run(self, requests: int) -> None:
@@ -229,7 +233,9 @@ class Client:
         condition, expected = self._conditioned(key, kind)
         asked = self._history.begin(self.name, kind, key, value, expected)
         answer = await self._ask(
-            lambda run: run.objects.put(BUCKET, key.encode(), self.make_body(value, content), Metadata(), condition)
+            lambda run: run.objects.put(
+                self._mix.bucket, key.encode(), self.make_body(value, content), Metadata(), condition
+            )
         )
         self._conclude(asked, key, answer, value)
         self.acknowledged(answer, key)
@@ -255,7 +261,7 @@ class Client:
         asked = self._history.begin(self.name, kind, key, None, expected)
 
         async def request(run: Run) -> bool:
-            await run.objects.delete(BUCKET, key.encode(), condition)
+            await run.objects.delete(self._mix.bucket, key.encode(), condition)
             return True
 
         self._conclude(asked, key, await self._ask(request), None)
@@ -265,12 +271,12 @@ class Client:
         run_given = run is not None
 
         async def request(run: Run) -> str:
-            version = await run.objects.find(BUCKET, key.encode())
+            version = await run.objects.find(self._mix.bucket, key.encode())
             if not head:
                 pieces: list[bytes] = []
                 start, stop = self.choose_range(version.size, run_given=run_given)
                 sink = _Sink(pieces)
-                await run.objects.send(BUCKET, key.encode(), version, start, stop, sink.take)
+                await run.objects.send(self._mix.bucket, key.encode(), version, start, stop, sink.take)
                 if b"".join(pieces) != self._history.contents[version.etag][start:stop]:
                     self._history.accuse(f"{self.name} got other bytes than those of {version.etag} as {key!r}")
             return version.etag
@@ -304,7 +310,9 @@ class Client:
             for key in self._mix.keys
             if key.startswith(prefix)
         }
-        shown = await self._ask(lambda run: _list_all(run, prefix.encode(), delimiter.encode(), limit), run)
+        shown = await self._ask(
+            lambda run: _list_all(run, self._mix.bucket, prefix.encode(), delimiter.encode(), limit), run
+        )
         if shown is None or isinstance(shown, MeshHoldError):
             if isinstance(shown, MeshHoldError) and not isinstance(shown, UnavailableError):
                 self._history.accuse(f"{self.name} cannot list: {shown!r}")
@@ -319,10 +327,20 @@ class Client:
             self._history.accuse(f"{self.name} was shown {sorted(unknown)}, which nobody wrote")
         return True
 
+    async def _prune(self, key: str) -> None:
+        """Remove some of the versions that are not current: what is current stays as it is."""
+        versions = await self._ask(lambda run: _list_earlier(run, self._mix.bucket, key))
+        if isinstance(versions, list) and versions:
+            for version in self._chance.sample(versions, self._chance.randint(1, len(versions))):
+                await self._ask(self._removal(key, version))
+
+    def _removal(self, key: str, version: str) -> Callable[[Run], Awaitable[Any]]:
+        return lambda run: run.objects.delete(self._mix.bucket, key.encode(), version=version)
+
     # -- uploads -----------------------------------------------------------------------------------------------------
 
     async def _multipart(self, key: str) -> None:
-        upload = await self._ask(lambda run: run.uploads.begin(BUCKET, key.encode(), Upload(0, self.name)))
+        upload = await self._ask(lambda run: run.uploads.begin(self._mix.bucket, key.encode(), Upload(0, self.name)))
         if not isinstance(upload, str):
             return
         claims: list[PartClaim] = []
@@ -344,10 +362,10 @@ class Client:
     def _part_request(self, key: str, upload: str, number: int, value: str) -> Callable[[Run], Awaitable[Any]]:
         content = self._history.contents[value] = self.make_content(value, is_part=True)
         body = self.make_body(value, content)
-        return lambda run: run.uploads.put_part(BUCKET, key.encode(), upload, number, body)
+        return lambda run: run.uploads.put_part(self._mix.bucket, key.encode(), upload, number, body)
 
     async def _check_listed(self, key: str, upload: str) -> None:
-        page = await self._ask(lambda run: run.uploads.page(BUCKET, b"", b"", b"", "", 1000))
+        page = await self._ask(lambda run: run.uploads.page(self._mix.bucket, b"", b"", b"", "", 1000))
         if page is None or isinstance(page, MeshHoldError):
             return
         if (key.encode(), upload) not in [(item.key, item.upload_id) for item in page.items]:
@@ -355,7 +373,7 @@ class Client:
 
     async def _abort(self, key: str, upload: str, claims: Sequence[PartClaim]) -> None:
         async def request(run: Run) -> bool:
-            await run.uploads.abort(BUCKET, key.encode(), upload)
+            await run.uploads.abort(self._mix.bucket, key.encode(), upload)
             return True
 
         answer = await self._ask(request)
@@ -399,7 +417,7 @@ class Client:
     ) -> Callable[[Run], Awaitable[Any]]:
         digested = Digested(value, Checksums())
         return lambda run: run.uploads.complete(
-            BUCKET, key.encode(), upload, claims, lambda _rows, _upload: digested, condition
+            self._mix.bucket, key.encode(), upload, claims, lambda _rows, _upload: digested, condition
         )
 
 
@@ -421,16 +439,24 @@ class _Sink:
         self._pieces.append(bytes(piece))
 
 
-async def _list_all(run: Run, prefix: bytes, delimiter: bytes, limit: int) -> tuple[dict[str, str], set[str]]:
+async def _list_all(
+    run: Run, bucket: Bucket, prefix: bytes, delimiter: bytes, limit: int
+) -> tuple[dict[str, str], set[str]]:
     """Return what a listing shows over all of its pages: ETag by key, and common prefixes."""
     items: dict[str, str] = {}
     prefixes: set[str] = set()
     after = b""
     for _ in range(_PAGES_MAX):
-        page = await run.listing.page(BUCKET, prefix, delimiter, after, limit)
+        page = await run.listing.page(bucket, prefix, delimiter, after, limit)
         items.update({item.key.decode(): item.etag for item in page.items})
         prefixes |= {each.decode() for each in page.prefixes}
         if page.resume_after is None:
             return items, prefixes
         after = page.resume_after
     raise AssertionError("a listing of a few keys does not end")
+
+
+async def _list_earlier(run: Run, bucket: Bucket, key: str) -> list[str]:
+    """Return the versions of a key that lie below its current one."""
+    page = await Versions(run.registers, run.objects.stacks).page(bucket, key.encode(), b"", b"", "", 1000)
+    return [item.id for item in page.items if item.key == key.encode() and not item.is_latest]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from tests.simulation.index_bugs import Bug
-from tests.simulation.index_plan import Plan, draw
+from tests.simulation.index_plan import Plan, draw, keep_versions
 from tests.simulation.index_sim import Program, run_repeatably, summary
 from tests.simulation.index_world import Report, World, play_in
 from tests.simulation.versions_judge import Ledger
@@ -23,6 +23,8 @@ from tests.simulation.versions_workload import WEIGHTS, VersionsClient
 from meshhold.replication.index.registers import Registers
 from meshhold.store import stacks
 from meshhold.store.stacks import Stacks
+
+_HASTE: Final = 0.4
 
 
 class VersionsWorld(World):
@@ -44,7 +46,10 @@ class VersionsWorld(World):
 
 
 def plan_of(seed: int) -> Plan:
-    """Return the seed's plan: that of the index's life, with fewer keys, so that stacks grow and shrink."""
+    """Return the seed's plan: that of the index's life, with fewer keys, so that stacks grow and shrink.
+
+    In a third of the lives clients have so little patience that many requests end halfway.
+    """
     plan = draw(seed)
     chance = random.Random(f"versions {seed}")
     plan.mix.weights = dict(WEIGHTS)
@@ -52,12 +57,21 @@ def plan_of(seed: int) -> Plan:
     if favourite is not None:
         plan.mix.weights[favourite] *= 3
     plan.mix.keys = chance.choice([("a",), ("a",), ("a", "d/x")])
+    if chance.random() < _HASTE:
+        plan.mix.weights = {"put": 8, "remove_top": 10, "remove": 3, "get": 2, "find": 3, "tag": 2}
+        plan.mix.patience_s = chance.choice([3.0, 8.0, 20.0]) * plan.weather.delay_s
+        plan.mix.think_s = 0.2
+        plan.mix.faithful = 0.2
     return plan
 
 
 def play(seed: int) -> Report:
-    """Live the life of a seed and return what came of it."""
-    return play_in(lambda: VersionsWorld(seed, plan_of(seed)), Report(seed))
+    """Live the life of a seed and return what came of it; each third is one of clients that know of no versions."""
+    if seed % 3:
+        return play_in(lambda: VersionsWorld(seed, plan_of(seed)), Report(seed))
+    plan = draw(seed)
+    keep_versions(plan.mix)
+    return play_in(lambda: World(seed, plan), Report(seed))
 
 
 # -- bugs ------------------------------------------------------------------------------------------------------------

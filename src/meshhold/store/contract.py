@@ -53,8 +53,11 @@ class WriteCondition:
     def check(self, current: Value | None) -> None:
         """Let the write pass, or raise. Pure: it may be asked several times for one request.
 
-        Errors: `PreconditionFailedError`; `NoSuchObjectError` for `If-Match` on a key without object, as S3 answers.
+        A delete marker is no object. Errors: `PreconditionFailedError`; `NoSuchObjectError` for `If-Match` on a key
+        without object, as S3 answers.
         """
+        if isinstance(current, DeleteMarker):
+            current = None
         if self.if_absent and current is not None:
             raise PreconditionFailedError("an object with this key exists", "If-None-Match")
         if isinstance(current, ObjectVersion) and current.etag == self.if_none_match:
