@@ -221,9 +221,9 @@ async def test_paths(door: DoorUnderTest, method: str, status: int, code: str, t
         (404, "NoSuchVersion", "DELETE", "/bucket/kept?versionId=abc"),
         (400, "InvalidArgument", "GET", "/bucket/kept?versionId="),
         (501, "NotImplemented", "POST", "/bucket/kept"),
-        (501, "NotImplemented", "POST", "/bucket"),
+        (412, "PreconditionFailed", "POST", "/bucket"),
         (501, "NotImplemented", "PUT", "/"),
-        (501, "NotImplemented", "OPTIONS", "/bucket/kept"),
+        (400, "BadRequest", "OPTIONS", "/bucket/kept"),
     ],
 )
 async def test_what_is_not_there(door: DoorUnderTest, status: int, code: str, method: str, target: str) -> None:
