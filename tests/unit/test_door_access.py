@@ -151,6 +151,9 @@ async def test_everybody_reads_by_policy_and_never_writes(door: DoorUnderTest) -
         answer = await anonymous(door, method, f"/{BUCKET}/{target}")
         assert (answer.status, answer.code) == (403, "AccessDenied")
         assert "signed" in answer.tag("Message")
+    document = b"<Delete><Object><Key>kept</Key></Object></Delete>"
+    md5 = b64encode(hashlib.md5(document).digest()).decode()  # noqa: S324 - Content-MD5 is what it is
+    assert (await anonymous(door, "POST", f"/{BUCKET}?delete", document, Content_MD5=md5)).code == "AccessDenied"
     assert (await anonymous(door, "GET", f"/{BUCKET}")).status == 403
     assert (await anonymous(door, "GET", f"/{BUCKET}/none")).status == 403
     assert await door.stored() == ["kept"]

@@ -6,7 +6,6 @@ and condition keys for Amazon S3". A key or operator that cannot be judged here 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ REQUEST_TAG: Final = "s3:requestobjecttag/"
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _LITERALS: Final = {"*": "*", "?": "?", "$": "$"}
 _OPERATOR: Final = re.compile(r"(?:(?P<each>foranyvalue|forallvalues):)?(?P<name>[a-z]+?)(?P<optional>ifexists)?\Z")
+_DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?\Z")
 _DATE_FORMS: Final = ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d")
 
 
@@ -212,11 +212,7 @@ def _compares(read: Callable[[str], float | None], is_met: Callable[[float, floa
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return float(text) if _DECIMAL.match(text) else None
 
 
 def _date(text: str) -> float | None:

@@ -103,7 +103,8 @@ class Door:
         """
         bucket = self.bucket(request)
         grant = self.access.grant_of(request.access_key, bucket)
-        if bucket.rules.policy is None and (grant is None or ACTIONS[action] not in grant.permissions):
+        is_granted = grant is not None and ACTIONS[action] in grant.permissions
+        if request.access_key == ANONYMOUS or (bucket.rules.policy is None and not is_granted):
             self.check(request, bucket, action, b"")
         return bucket
 
