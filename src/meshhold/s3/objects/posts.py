@@ -46,6 +46,7 @@ _EXPANDED_MAX: Final = 64 * 1024  # characters of all fields: a long file name c
 
 async def post_object(door: Door, request: Request) -> Response:
     """Keep a form's file as the object that its fields name; the answer says that it is durable."""
+    form = FormReader(find_boundary(request.headers))
     if request.claim is not None:
         raise S3Error(
             "InvalidArgument",
@@ -53,7 +54,6 @@ async def post_object(door: Door, request: Request) -> Response:
             "and no X-Amz-Signature in the URL.",
         )
     door.vaults.bucket(request.bucket_name)
-    form = FormReader(find_boundary(request.headers))
     first = await _read_fields(request, form)
     fields = _expand(form, request.bucket_name)
     access_key, policy = _authenticate(door, fields)
