@@ -243,3 +243,16 @@ async def test_parts_are_told_by_pages(door: DoorUnderTest) -> None:
 async def test_attributes_that_there_are_not(door: DoorUnderTest, key: str, names: str, status: int, code: str) -> None:
     answer = await attributes(door, key, names)
     assert (answer.status, answer.code) == (status, code)
+
+
+async def test_a_copy_of_what_a_clients_key_hides_has_the_checksum_of_what_is_shown(door: DoorUnderTest) -> None:
+    key = bytes(range(32))
+    md5 = b64encode(hashlib.md5(key, usedforsecurity=False).digest()).decode()
+    named = {"algorithm": "AES256", "key": b64encode(key).decode(), "key-MD5": md5}
+    own = {f"x-amz-server-side-encryption-customer-{name}": value for name, value in named.items()}
+    assert (await door.call("PUT", "/bucket/hidden", b"body", own)).status == 200
+    headers = {"x-amz-copy-source": "/bucket/hidden", "x-amz-checksum-algorithm": "SHA256"}
+    headers |= {f"x-amz-copy-source-server-side-encryption-customer-{name}": value for name, value in named.items()}
+    copied = await door.call("PUT", "/bucket/shown", b"", headers)
+    assert copied.tag("ChecksumSHA256") == b64encode(hashlib.sha256(b"body").digest()).decode()
+    assert (await door.call("GET", "/bucket/shown")).body == b"body"

@@ -32,7 +32,7 @@ from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.contract import Digested, Metadata
-from meshhold.store.customer import Recoded, RecodedCopy, seal_of
+from meshhold.store.customer import Hidden, Recoded, RecodedCopy, seal_of
 from meshhold.store.directory import Bucket
 from meshhold.store.objects import COPY_SIZE_MAX
 
@@ -64,11 +64,13 @@ async def copy_object(door: Door, request: Request) -> Response:
     condition = write_condition(request.headers)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit(bucket, request.key, source.size)
-    algorithm = request.header(b"x-amz-checksum-algorithm")
-    if algorithm is not None:
-        source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper())
+    if source.size > COPY_SIZE_MAX:
+        raise S3Error("InvalidRequest", "The copy source is larger than 5 GiB; copy it by parts.")
     hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
     hiding = hiding_of(request)
+    algorithm = request.header(b"x-amz-checksum-algorithm")
+    if algorithm is not None:
+        source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper(), hidden)
     if hidden is None and hiding is None:
         version = await door.objects.copy(
             source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
@@ -76,8 +78,6 @@ async def copy_object(door: Door, request: Request) -> Response:
     else:
         extras = replace(extras, customer=None if hiding is None else seal_of(hiding))
         metadata = metadata or Metadata(source.headers, source.user)
-        if source.size > COPY_SIZE_MAX:
-            raise S3Error("InvalidRequest", "The copy source is larger than 5 GiB; copy it by parts.")
         async with door.objects.open_range(source_bucket, source_key, source, 0, source.size) as pieces:
             body = RecodedCopy(pieces, source.checksums, shown_by=hidden, hiding=hiding)
             version = await door.objects.put(bucket, request.key, body, metadata, condition, extras)
@@ -101,9 +101,12 @@ def _kept_metadata(request: Request, source: ObjectVersion) -> Metadata | None:
 
 
 async def _with_checksum(
-    door: Door, bucket: Bucket, key: bytes, source: ObjectVersion, algorithm: str
+    door: Door, bucket: Bucket, key: bytes, source: ObjectVersion, algorithm: str, hidden: Hidden | None
 ) -> ObjectVersion:
-    """Return the source with this checksum of the whole, which reading it gives unless it has it already."""
+    """Return the source with this checksum of the whole, which reading it gives unless it has it already.
+
+    `hidden` shows its bytes where a client's own key hides them.
+    """
     if algorithm not in SIZES:
         raise S3Error(
             "InvalidRequest", f"Checksum algorithm {algorithm!r} is not known; use one of {', '.join(SIZES)}."
@@ -112,7 +115,8 @@ async def _with_checksum(
         return source
     checksum = new_checksum(algorithm)
     async with door.objects.open_range(bucket, key, source, 0, source.size) as pieces:
-        while piece := await pieces.receive():
+        shown = Recoded(pieces, shown_by=hidden)
+        while piece := await shown.receive():
             checksum.update(piece)
     return replace(source, checksums=Checksums("FULL_OBJECT", {algorithm: checksum.value()}))
 
