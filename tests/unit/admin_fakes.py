@@ -193,7 +193,19 @@ class FakeNode:
             rings=self.rings,
             drains=self.drains,
             repairs=self.repairs,
+            founding=FakeFounding(self),
         )
+
+
+class FakeFounding:
+    """Vaults with the factor of another one."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def create(self, name: str, *, like: str) -> VaultView:
+        model = await self._node.view(like)
+        return await self._node.create(name, replication_factor=model.replication_factor)
 
 
 @contextmanager

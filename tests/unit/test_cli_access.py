@@ -82,3 +82,24 @@ def test_what_keeps_a_grant_from_counting_is_shown(node: FakeNode, typed: Typed)
     assert "read until 2023-11-1" in typed("s3-perm", "list")[1]
     node.grant_views[name] = replace(node.grant_views[name], expired=True)
     assert "read, ended 2023-11-1" in typed("s3-perm", "list")[1]
+
+
+def test_a_key_whose_buckets_are_like_a_vault(node: FakeNode, typed: Typed, asked: Asked) -> None:
+    asked("s3-key", "add", "--label", "app", "--create-buckets", "--like", "photos")
+    [key] = asked("s3-key", "list")
+    assert (key["like"], key["like_name"]) == ("abcdefghij", "photos")
+    assert typed("s3-key", "list")[1].splitlines()[1].endswith(" like photos")
+    name = next(iter(node.key_views))
+    node.key_views[name] = replace(node.key_views[name], like_name="")
+    assert typed("s3-key", "list")[1].splitlines()[1].endswith(" like abcdefgh (gone)")
+    code, _, err = typed("s3-key", "add", "--label", "app", "--create-buckets", "--like", "films")
+    assert (code, "no vault is called 'films'" in err) == (1, True)
+
+
+def test_a_vault_like_another_one(node: FakeNode, typed: Typed, asked: Asked) -> None:
+    node.vaults["abcdefghij"] = replace(node.vaults["abcdefghij"], replication_factor=2)
+    made = asked("vault", "create", "music", "--like", "photos")
+    assert node.vaults[made["id"]].replication_factor == 2
+    assert node.vaults[asked("vault", "create", "diary")["id"]].replication_factor == 3
+    code, _, err = typed("vault", "create", "films", "--like", "photos", "--replication-factor", "3")
+    assert (code, "has its factor too" in err) == (1, True)
