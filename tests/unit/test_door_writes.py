@@ -217,7 +217,7 @@ async def test_each_key_of_a_bulk_deletion_has_its_own_outcome(door: DoorUnderTe
         "<Object><Key>kept</Key><VersionId>null</VersionId></Object>",
     )
     assert answer.status == 200
-    assert answer.tags("Code") == ["NoSuchVersion", "KeyTooLongError", "PreconditionFailed"]
+    assert answer.tags("Code") == ["InvalidArgument", "KeyTooLongError", "PreconditionFailed"]
     assert len(answer.tags("Deleted")) == 2
     assert await door.stored() == ["other"]
 

@@ -153,10 +153,9 @@ def test_a_document_has_a_largest_size() -> None:
         parse_delete(b" " * (DOCUMENT_SIZE_MAX + 1))
 
 
-@pytest.mark.parametrize("name", ["Size", "LastModifiedTime"])
-def test_a_condition_that_is_not_kept_is_not_implemented(name: str) -> None:
-    with pytest.raises(S3Error, match="NotImplemented"):
-        parse_delete(delete(f"<Object><Key>k</Key><{name}>1</{name}></Object>"))
+def test_conditions_of_a_deletion_are_read_as_they_are() -> None:
+    inner = "<Object><Key>k</Key><Size>1</Size><LastModifiedTime>2015-10-21T07:28:00Z</LastModifiedTime></Object>"
+    assert parse_delete(delete(inner)).keys == [DeleteTarget(b"k", modified="2015-10-21T07:28:00Z", size="1")]
 
 
 def test_a_bucket_may_name_its_place() -> None:

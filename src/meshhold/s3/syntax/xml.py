@@ -171,10 +171,14 @@ def _target(element: Element) -> DeleteTarget:
     found = text_fields(element, {"Key", "VersionId", "ETag", "LastModifiedTime", "Size"})
     if not found.get("Key"):
         malformed("an <Object> has no <Key>")
+    etag = found.get("ETag")
     return DeleteTarget(
-        found["Key"].encode(), found.get("VersionId"), found.get("ETag"), found.get("LastModifiedTime"),
+        found["Key"].encode(),
+        found.get("VersionId"),
+        None if etag is None else etag.strip().strip('"'),
+        found.get("LastModifiedTime"),
         found.get("Size"),
-    )  # fmt: skip
+    )
 
 
 def text_fields(element: Element, known: set[str]) -> dict[str, str]:
