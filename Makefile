@@ -6,10 +6,10 @@ HOME_DIR := $(or $(MESHHOLD_HOME),$(HOME)/.meshhold)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test faults mesh jepsen chunks sim check clients bench format clean
+.PHONY: help run install dev test faults mesh jepsen chunks sim check clients s3tests bench format clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # make-venv picks a Python of 3.11 or later, and installs Debian's venv package where it is missing.
 $(VENV)/.installed: pyproject.toml .ci/make-venv
@@ -93,6 +93,16 @@ format: $(VENV)/.dev ## Rewrite the sources as `make check` wants them
 
 clients: $(VENV)/.dev ## Run the real S3 clients against a node (installs them)
 	@$(BIN)/python -m pytest -m clients tests/clients -vv
+
+# A clone of ceph/s3-tests outside this repository; the doors to run it through; ONLY= names some tests or families.
+COPY ?= ../s3-tests
+DOORS ?= http tls mesh
+
+s3tests: $(VENV)/.dev ## Run a copy of ceph/s3-tests: plain, behind nginx with TLS, in a mesh (COPY=dir DOORS=http)
+	@for door in $(DOORS); do \
+		echo "== $$door"; \
+		$(BIN)/python -m tests.clients.s3_tests "$(COPY)" --door $$door --only "$(ONLY)" || failed=1; \
+	done; test -z "$$failed"
 
 bench: $(VENV)/.dev ## Measure beside SeaweedFS and rclone, one node and three, and the links beside TLS and libp2p
 	@$(BIN)/python -m bench
