@@ -115,6 +115,16 @@ async def test_a_short_body_and_its_manifest_go_to_others_too(autojump_clock: Mo
         assert len(list(lab.chunks.scan(KEYS.vault_id))) == 0
 
 
+@pytest.mark.parametrize(("size", "dear", "inline"), [(4, True, True), (5, True, False), (16, False, True)])
+async def test_a_small_body_stays_in_its_entry_where_that_is_not_the_dearer_place(
+    size: int, dear: bool, inline: bool
+) -> None:
+    lab = Lab(0)
+    writer = ChunkWriter(lab.chunks, run_inline, copies=lab.copies, is_index_dear=lambda _: dear)
+    written = await writer.write(KEYS, BytesBody(noise(size * KIB)))
+    assert (written.content.inline is not None) == inline
+
+
 async def test_chunks_of_others_are_asked_for_ahead(autojump_clock: MockClock) -> None:
     """Over a line with a long round trip several travel at once; no more than the bound."""
     lab = Lab(3, me_reliable=False)

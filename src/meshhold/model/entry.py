@@ -14,6 +14,9 @@ from meshhold.model.ids import ChunkId, OpId
 
 ANCESTORS_KEPT: Final = 16  # design limit: a retry that more than 16 later changes overtook has an unknown outcome
 INLINE_SIZE_MAX: Final = 16 * 1024  # an object up to this size lives in its entry: one index write, no file
+INLINE_WHERE_DEAR_MAX: Final = 4 * 1024
+"""The same where an entry is on more machines than a chunk would be: above a page, the third copy costs more than a
+file of its own does (measured with pictures of 5 to 300 KiB: docs/benchmarks.md)."""
 ENTRY_VERSION: Final = 1
 
 

@@ -46,8 +46,9 @@ class ChunkSurroundings:
     """What the keeping of chunks needs of the node around it.
 
     `is_trusted` tells whether a node is a trusted member of a vault, `is_alone_allowed` whether one copy is enough
-    while the others are away, `keeps_index` whether this node keeps a vault's index, `index_epoch` which epoch of its
-    replicas this node has heard of; `name_of` gives names for messages to people; `watch` is the clock of the store.
+    while the others are away, `keeps_index` whether this node keeps a vault's index, `index_replicas` how many nodes
+    do, `index_epoch` which epoch of them this node has heard of; `name_of` gives names for messages to people; `watch`
+    is the clock of the store.
     """
 
     keepers: VaultKeepers
@@ -55,6 +56,7 @@ class ChunkSurroundings:
     is_trusted: Callable[[VaultId, NodeId], bool]
     is_alone_allowed: Callable[[VaultId], bool]
     keeps_index: Callable[[VaultId], bool]
+    index_replicas: Callable[[VaultId], int]
     index_epoch: Callable[[VaultId], int]
     name_of: Callable[[NodeId], str]
     watch: ClockWatch
@@ -125,11 +127,16 @@ class ChunkKeeping:
             fell_short=self.repair.soon,
             damaged=lambda vault, _chunk: self.repair.soon(vault),
         )
-        self.writer = ChunkWriter(chunks, run_blocking, copies=self.copies)
+        self._index_replicas = around.index_replicas
+        self.writer = ChunkWriter(chunks, run_blocking, copies=self.copies, is_index_dear=self._is_index_dear)
         self.reader = ChunkReader(chunks, run_blocking, copies=self.copies)
         self.witness = OwnWitness(chunks, run_for_others, around.keeps_index, on_damage=self.repair.soon)
         self.fellowship = Fellowship(self.holders, around.reach, self.witness, holder_of, self.repair.soon)
         self._surveys = SurveyService(self.witness, around.keepers.is_member)
+
+    def _is_index_dear(self, vault: VaultId) -> bool:
+        view = self.holders.view(vault)
+        return view is not None and view.wanted < self._index_replicas(vault)
 
     def vaults(self) -> list[VaultId]:
         """Return the vaults that this node is a member of."""

@@ -26,6 +26,7 @@ from meshhold.node.chunk_keeping import ChunkKeeping, ChunkSurroundings
 from meshhold.node.identity_file import load_identity
 from meshhold.node.index_keeping import IndexKeeping, Surroundings
 from meshhold.node.index_replicas import (
+    count_replicas,
     founded_here,
     goes_alone,
     is_trusted_member,
@@ -100,6 +101,7 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
             is_trusted=partial(is_trusted_member, keeper.registry),
             is_alone_allowed=partial(goes_alone, seats),
             keeps_index=partial(keeps_index, seats),
+            index_replicas=partial(count_replicas, seats),
             index_epoch=partial(known_epoch, seats),
             name_of=nodes.name_of,
             watch=watch,

@@ -38,6 +38,12 @@ def keeps_index(seats: Seats, vault: VaultId) -> bool:
     return configuration is not None and configuration.seat_of(seats.node) is not None
 
 
+def count_replicas(seats: Seats, vault: VaultId) -> int:
+    """Return on how many nodes the vault's index is, as far as this node has heard; 0 if it has heard of none."""
+    configuration = _newest(seats, vault)
+    return 0 if configuration is None else len(configuration.members)
+
+
 def goes_alone(seats: Seats, vault: VaultId) -> bool:
     """Tell whether either side of the vault may write while the other is away."""
     configuration = _newest(seats, vault)

@@ -13,8 +13,8 @@ import trio
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.vault_keys import VaultKeys
-from meshhold.model.entry import INLINE_SIZE_MAX, Ref
-from meshhold.model.ids import ChunkId
+from meshhold.model.entry import INLINE_SIZE_MAX, INLINE_WHERE_DEAR_MAX, Ref
+from meshhold.model.ids import ChunkId, VaultId
 from meshhold.replication.chunks.copies import Copies
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.chunker import Chunker
@@ -69,7 +69,7 @@ class ChunkWriter:
     """Writes bodies of one node. Without `copies` it keeps all chunks in its own store.
 
     Resources: borrows the chunk store and the copies. `oldest_start_s` protects the chunks of writes in flight from
-    this node's collector.
+    this node's collector. `is_index_dear` tells whether a vault's index has more replicas than its chunks have copies.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class ChunkWriter:
         run_blocking: RunBlocking,
         *,
         copies: Copies | None = None,
+        is_index_dear: Callable[[VaultId], bool] = lambda _: False,
         now_s: Callable[[], float] = time.time,
     ) -> None:
+        self._is_index_dear = is_index_dear
         self._chunks = chunks
         self._run_blocking = run_blocking
         self._copies = copies
@@ -95,7 +97,8 @@ class ChunkWriter:
     async def write(self, keys: VaultKeys, source: Source) -> Written:
         """Read the source to its end and return its content, every chunk of it durable.
 
-        A body up to 16 KiB stays inline: nothing is written then. Memory: a few chunks, whatever the body's size.
+        A body up to 16 KiB, or 4 KiB where the index is dear, stays inline: nothing is written then.
+        Memory: a few chunks, whatever the body's size.
         Errors: what the source raises; `UnavailableError` of the chunk store and of the copies. Chunks written before
         an error stay until the collector finds that nothing refers to them.
         """
@@ -129,7 +132,9 @@ class ChunkWriter:
 
     async def _write_short(self, keys: VaultKeys, source: Source, block: bytes) -> Written:
         """Write a body of less than one chunk: no pipeline, and one hop to a thread where this node keeps it alone."""
-        if len(block) <= INLINE_SIZE_MAX:
+        if len(block) <= INLINE_SIZE_MAX and (
+            len(block) <= INLINE_WHERE_DEAR_MAX or not self._is_index_dear(keys.vault_id)
+        ):
             source.digest(block)
             return Written(Content(inline=block), len(block))
         if self._copies is None or self._is_alone(keys):
