@@ -67,7 +67,7 @@ class Wire:
                 return None
             if not data:
                 return None
-            self._frames += self._reader.feed(data)
+            self._frames += map(bytes, self._reader.feed(data))
         return self._frames.pop(0)
 
     def heard_until_cut(self) -> int:
