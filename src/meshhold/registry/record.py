@@ -27,7 +27,8 @@ class Kind(StrEnum):
     """What a record is about. Stored: never rename."""
 
     VAULT = "vault"
-    """key = vault id; private: name, created_ms; public: replication_factor, index_replicas (those it began with)"""
+    """key = vault id; private: name, created_ms; public: replication_factor, index_replicas (those it began with), and
+    where people chose the present ones index_pinned, with index_awaited (those of their choice still to come)"""
     INDEX = "index"
     """key = vault id; public: configuration, the packed one of its index replicas. A hint where to ask: what binds them
     is the register that they keep of it"""
@@ -41,7 +42,7 @@ class Kind(StrEnum):
     KEY = "key"
     """key = access key id; public: the nonce that makes it this node's, and a commitment to the secret, so that others
     know which grants carry the right one; sealed to the node: secret, label, created_ms, create_buckets, where they
-    are set may_publish and limited"""
+    are set may_publish, limited and like (a vault id: what the key creates is shared as that is)"""
     NODE = "node"
     """key = node id, signed by it; public: name, addresses, zone, capacity, reliable"""
     SNAPSHOT = "snapshot"
