@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,15 @@ from hypothesis import strategies as st
 from tests.unit.store_kit import GRACE_S, MIB, StoreKit, open_kit, run_inline
 
 from meshhold.errors import ChunkMissingError, IntegrityError, UnknownFormatError
-from meshhold.model.entry import Entry, ObjectVersion, Space, Upload
+from meshhold.model.entry import DeleteMarker, Entry, ObjectVersion, Space, Upload, sealed_to
 from meshhold.model.ids import OpId
 from meshhold.registry.record import Kind
 from meshhold.replication.collecting.collector import Collector
 from meshhold.replication.collecting.snapshots import Snapshots
+from meshhold.replication.index.registers import Write
+from meshhold.rules.bucket import BucketRules
+from meshhold.rules.versioning import Versioning
+from meshhold.sealing.content import open_content
 from meshhold.sealing.index_blocks import BYTES_MAX, BlockCutter, IndexRow, decode_block
 from meshhold.store.directory import Bucket
 from meshhold.store.renewal import Renewal
@@ -216,3 +221,25 @@ async def test_of_a_damaged_row_the_rest_still_counts(lab: SnapshotKit, bucket: 
     assert len(LARGE) in {ref.span for ref in found}
     with pytest.raises(IntegrityError):
         await lab.collect(bucket)
+
+
+async def test_earlier_versions_and_delete_markers_are_in_it_and_their_chunks_are_kept(
+    lab: SnapshotKit, bucket: Bucket
+) -> None:
+    keeping = replace(bucket, rules=BucketRules(versioning=Versioning.ENABLED))
+    await lab.kit.put(keeping, b"k", LARGE)
+    await lab.kit.objects.delete(keeping, b"k")
+    snapshot = await lab.snapshots.take(bucket.keys)
+    assert snapshot is not None
+    assert (snapshot.objects, snapshot.size) == (0, 0)
+    held = await lab.rows(bucket)
+    assert isinstance(held[Space.OBJECTS, b"k"].value, DeleteMarker)
+    ((name, earlier),) = [(key, entry.value) for (space, key), entry in held.items() if space is Space.VERSIONS]
+    assert isinstance(earlier, ObjectVersion)
+    content = open_content(bucket.keys, sealed_to(Space.VERSIONS, name), earlier.content)
+    chunks = {ref.chunk for ref in content.refs}
+    await lab.kit.registers.change(bucket.id, Space.VERSIONS, name, lambda _: Write(None))  # all but the snapshot
+    lab.kit.wall.pass_s(2 * DAY_S)
+    await lab.collect(bucket)
+    assert all(lab.kit.chunks.has(bucket.id, chunk) for chunk in chunks)
+    assert chunks <= {ref.chunk async for ref in lab.snapshots.refs(bucket.keys)}

@@ -15,7 +15,10 @@ from meshhold.model.entry import Space, encode_entry
 from meshhold.register.acceptor import Stale
 from meshhold.replication.healing import tombstones
 from meshhold.replication.healing.healing_wire import FORGET, Phase
+from meshhold.replication.healing.tombstones import VERSION_WINDOWS
+from meshhold.replication.index.registers import Write
 from meshhold.replication.index.replica_wire import pack_names
+from meshhold.rules.stack import row_key
 
 OLD_MS = 2 * WINDOW_MS
 
@@ -49,6 +52,18 @@ async def test_a_deletion_that_all_hold_goes_on_all(mesh: Mesh) -> None:
     assert rows(*nodes) == [1, 1, 1]
     assert len({node.digests for node in nodes}) == 1
     assert await nodes[1].get("a") is None
+
+
+async def test_what_was_deleted_of_versions_is_remembered_longer(mesh: Mesh) -> None:
+    nodes = await mesh.found(3)
+    name = row_key(b"k", bytes(16))
+    await nodes[0].registers.change(VAULT, Space.VERSIONS, name, lambda _: Write(None, always=True), conditional=True)
+    for node in nodes[1:]:
+        assert (await node.sync.pull(VAULT, nodes[0].node)).complete
+    mesh.pass_ms(OLD_MS + 1_000)
+    assert await nodes[0].tombstones.sweep(VAULT, OLD_MS) == 0
+    mesh.pass_ms((VERSION_WINDOWS - 2) * WINDOW_MS)
+    assert await nodes[0].tombstones.sweep(VAULT, OLD_MS) == 1
 
 
 async def test_young_deletions_stay_whatever_is_asked(mesh: Mesh) -> None:
