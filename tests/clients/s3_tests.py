@@ -45,6 +45,7 @@ WAITING: Final = "lifecycle"  # tests of this family wait for such days to pass:
 WAITING_JOBS: Final = 12
 TEST_S: Final = 300
 RUN_S: Final = 3600.0
+MESSAGE_LENGTH: Final = 160  # of what a failed test said: the rest is for who runs it alone
 
 _OUT_OF_SCOPE: Final = (
     r"logging|cloud|restore|read_through|tenant|torrent|append|notification|storage_class|transition|_iam_|account|kms"
@@ -79,10 +80,10 @@ _OTHER_FAMILIES: Final = (
 
 @dataclass(slots=True)
 class Tally:
-    """What became of one family's tests."""
+    """What became of one family's tests: their names, of those that failed with what was said."""
 
     passed: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
 
@@ -280,9 +281,14 @@ def tally(reports: Sequence[Path]) -> dict[str, Tally]:
         family = family_of(name, case.get("classname", ""), core)
         if family is None or "kms" in parameters or case.find("skipped") is not None:
             continue
-        failed = case.find("failure") is not None or case.find("error") is not None
+        ill = next((each for kind in ("failure", "error") if (each := case.find(kind)) is not None), None)
         one = families[family]
-        (one.passed if not failed else one.refused if name in why else one.failed).append(name)
+        if ill is None:
+            one.passed.append(name)
+        elif name in why:
+            one.refused.append(name)
+        else:
+            one.failed[case.get("name", name)] = ill.get("message", "").partition("\n")[0][:MESSAGE_LENGTH]
     return families
 
 
@@ -291,9 +297,9 @@ def show(families: Mapping[str, Tally]) -> str:
     lines = ["| family | passed | refused by design | failed |", "|---|---:|---:|---:|"]
     for family, one in sorted(families.items()):
         lines.append(f"| {family} | {len(one.passed)} | {len(one.refused)} | {len(one.failed)} |")
-    failed = [name for one in families.values() for name in one.failed]
+    failed = [f"{name}: {said}" for one in families.values() for name, said in one.failed.items()]
     refused = [name for one in families.values() for name in one.refused]
-    for title, names in (("failed", sorted(failed)), ("refused", sorted(refused))):
+    for title, names in (("failed", sorted(failed)), ("refused by design", sorted(refused))):
         lines += ["", f"{title}: {len(names)}", *(f"  {name}" for name in names)]
     return "\n".join(lines)
 
