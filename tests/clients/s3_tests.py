@@ -28,6 +28,8 @@ from tests.clients.programs import ROOT
 from tests.cluster.daemons import NodeFolder, free_port
 from tests.cluster.meshes import open_mesh, wait_until
 
+from meshhold.s3.door import OWNER
+
 VENV: Final = ROOT / "build" / "s3-tests-venv"
 DATA: Final = Path(__file__).parent / "data"
 REGION: Final = "us-east-1"  # the tests sign for it
@@ -190,7 +192,7 @@ def configure(path: Path) -> None:
 
 
 def write_conf(path: Path, port: int, keys: Mapping[str, Mapping[str, str]], *, tls: bool) -> None:
-    """Write the tests' configuration; a user's id is the key that it signs with."""
+    """Write the tests' configuration; there is one account, and others are known by their keys."""
     conf = configparser.RawConfigParser()
     conf["DEFAULT"] = {
         "host": "localhost" if tls else "127.0.0.1",
@@ -205,9 +207,10 @@ def write_conf(path: Path, port: int, keys: Mapping[str, Mapping[str, str]], *, 
     }
     for section, user in USERS.items():
         key = keys[user]
+        name = OWNER if user == "main" else key["access_key_id"]
         conf[section] = {
-            "display_name": key["access_key_id"],
-            "user_id": key["access_key_id"],
+            "display_name": name,
+            "user_id": name,
             "email": f"{user}@example.com",
             "api_name": REGION,
             "access_key": key["access_key_id"],
