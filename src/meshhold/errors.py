@@ -68,7 +68,7 @@ class DeleteMarkerError(NoSuchObjectError):
     `is_named`: it was asked for by its id.
     """
 
-    def __init__(self, message: str, version: str, modified_ms: int, *, is_named: bool) -> None:
+    def __init__(self, message: str, version: str = "", modified_ms: int = 0, *, is_named: bool = False) -> None:
         super().__init__(message)
         self.version = version
         self.modified_ms = modified_ms

@@ -58,7 +58,7 @@ def plan_of(seed: int) -> Plan:
         plan.mix.weights[favourite] *= 3
     plan.mix.keys = chance.choice([("a",), ("a",), ("a", "d/x")])
     if chance.random() < _HASTE:
-        plan.mix.weights = {"put": 8, "remove_top": 10, "remove": 3, "get": 2, "find": 3, "tag": 2}
+        plan.mix.weights = {"put": 8, "remove_top": 10, "remove": 3, "get": 2, "find": 10, "tag": 2}
         plan.mix.patience_s = chance.choice([3.0, 8.0, 20.0]) * plan.weather.delay_s
         plan.mix.think_s = 0.2
         plan.mix.faithful = 0.2
