@@ -134,13 +134,15 @@ class Query:
         Signers of presigned URLs move headers there, and S3 reads them as the headers that they stand for. Except the
         checksum of nothing: the AWS SDK for JavaScript signs it where it knows no body yet, and means no empty one.
         """
-        return {
+        found = {
             low: text
             for name, text in self._first.items()
-            if (low := name.lower()).startswith("x-amz-")
-            and low not in _AUTHENTICATION
-            and (low, text) not in _CHECKSUMS_OF_NOTHING
+            if (low := name.lower()).startswith("x-amz-") and low not in _AUTHENTICATION
         }
+        if not _CHECKSUMS_OF_NOTHING.isdisjoint(found.items()):
+            dropped = {name for name, _ in _CHECKSUMS_OF_NOTHING} | {"x-amz-sdk-checksum-algorithm"}
+            found = {name: text for name, text in found.items() if name not in dropped}
+        return found
 
 
 _CHECKSUMS_OF_NOTHING: Final = frozenset(
