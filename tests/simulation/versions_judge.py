@@ -6,7 +6,8 @@ removal was answered, or a look that missed it). What follows for every look, wh
 
 - it shows no version that was surely gone when the look began, and misses none that was surely there all the time;
 - what it shows as current has no newer version above it that was surely there all the time;
-- a version has one content for ever, and a put that began after another one's answer has the greater id.
+- a version has one content for ever, and a put that began after another one's answer has the greater id, unless that one
+  was removed meanwhile.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Ledger:
             f"version {later} of {key!r} was put after {earlier} had been answered"
             for at, (invoked, _, later) in enumerate(pushes)
             for _, returned, earlier in pushes[:at]
-            if returned < invoked and later < earlier
+            if returned < invoked and later < earlier and versions[earlier].doubted_from > versions[later].there_from
         ]
 
     def _judge(self, look: _Look, versions: dict[str, _Version]) -> list[str]:
