@@ -6,8 +6,8 @@ removal was answered, or a look that missed it). What follows for every look, wh
 
 - it shows no version that was surely gone when the look began, and misses none that was surely there all the time;
 - what it shows as current has no newer version above it that was surely there all the time;
-- a version has one content for ever, and a put that began after another one's answer has the greater id, unless that one
-  was removed meanwhile.
+- a version has one content for ever, and a put that began after another one's answer has the greater id, unless that
+  one was removed meanwhile.
 """
 
 from __future__ import annotations
