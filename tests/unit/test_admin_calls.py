@@ -44,7 +44,11 @@ async def test_every_spelling_of_permissions(spelling: str) -> None:
     [
         ("vault.explode", {}, "has no call 'vault.explode'"),
         ("vault.list", {"all": True}, "vault.list has no argument 'all' (it takes: none)"),
-        ("vault.create", {"name": "a", "nmae": "b"}, "has no argument 'nmae' (it takes: name, replication_factor, like)"),
+        (
+            "vault.create",
+            {"name": "a", "nmae": "b"},
+            "has no argument 'nmae' (it takes: name, replication_factor, like)",
+        ),
         ("vault.create", {}, "needs the argument 'name' (give a text)"),
         ("vault.create", {"name": None}, "needs the argument 'name'"),
         ("vault.create", {"name": 5}, "'name' is a int (give a text)"),

@@ -62,8 +62,8 @@ DIGESTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "metadata beyond 2 KiB": (400, "MetadataTooLarge", {"x-amz-meta-a": "x" * 2048}),
     "a tag without a key": (400, "InvalidTag", {"x-amz-tagging": "=b"}),
     "unknown storage class": (400, "InvalidStorageClass", {"x-amz-storage-class": "GLACIER"}),
-    "customer's encryption key": (
-        501, "NotImplemented", {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
+    "half of a client's own key": (
+        400, "InvalidArgument", {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
     ),
     "unknown encryption": (400, "InvalidEncryptionAlgorithmError", {"x-amz-server-side-encryption": "ROT13"}),
     "a condition by date": (501, "NotImplemented", {"If-Modified-Since": "Wed, 21 Oct 2015 07:28:00 GMT"}),
