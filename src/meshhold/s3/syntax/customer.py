@@ -25,7 +25,7 @@ _SOURCE: Final = b"x-amz-copy-source-server-side-encryption-customer-"
 def parse_customer_key(headers: Mapping[bytes, bytes], *, copy_source: bool = False) -> CustomerKey | None:
     """Return the key that the headers carry, or None without one.
 
-    Errors: `InvalidArgument` for a part of it that is missing or wrong; `InvalidRequest` for two kinds of encryption.
+    Errors: `InvalidArgument` for a part of it that is missing or wrong, and for two kinds of encryption at once.
     """
     prefix = _SOURCE if copy_source else _OWN
     algorithm, key, md5 = (headers.get(prefix + name) for name in (b"algorithm", b"key", b"key-md5"))
@@ -43,7 +43,7 @@ def parse_customer_key(headers: Mapping[bytes, bytes], *, copy_source: bool = Fa
     if not hmac.compare_digest(hashlib.md5(raw, usedforsecurity=False).digest(), _decoded(md5)):
         raise S3Error("InvalidArgument", "The calculated MD5 hash of the key did not match the hash that was provided.")
     if not copy_source and b"x-amz-server-side-encryption" in headers:
-        raise S3Error("InvalidRequest", "Server Side Encryption with Customer provided keys excludes other encryption.")
+        raise S3Error("InvalidArgument", "Server Side Encryption with Customer provided keys excludes other encryption.")
     return CustomerKey(raw, md5.decode("latin-1"))
 
 
