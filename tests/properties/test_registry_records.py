@@ -89,6 +89,21 @@ def test_registries_converge(records: list[Record], chance: Any) -> None:
     assert not any(one.merge(record) for record in shuffled), "nothing heard again is news"
 
 
+@given(st.lists(st.one_of(vault_records(), st.sampled_from(VAULT_KINDS)), max_size=12))
+def test_what_lives_is_what_is_known_and_not_deleted(steps: list[Record | Kind]) -> None:
+    """After each record that comes or is forgotten, whatever was asked before."""
+    registry = Registry()
+    for step in steps:
+        if isinstance(step, Record):
+            registry.merge(step)
+        else:
+            registry.forget(step, key_of(step))
+        known = sorted(registry.all(), key=lambda record: record.key)
+        for kind in VAULT_KINDS:
+            assert registry.live(kind) == [r for r in known if r.kind is kind and not r.deleted]
+            assert registry.deleted(kind) == [r for r in known if r.kind is kind and r.deleted]
+
+
 @given(vault_records())
 def test_the_stored_form_comes_back(record: Record) -> None:
     assert decode_record(encode_record(record)) == record

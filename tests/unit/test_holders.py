@@ -157,3 +157,17 @@ def test_a_vault_that_goes_is_told() -> None:
     holders.refresh()
     assert holders.view(VAULT) is None
     assert changed == [VAULT]
+
+
+def test_vaults_that_are_gone_are_not_looked_at_for_ever() -> None:
+    mesh = Mesh(keeper(A), keeper(B))
+    changed: list[VaultId] = []
+    holders = Holders(mesh, A, changed=changed.append)
+    assert holders.view(VAULT) is not None
+    mesh.wanted = None
+    for _ in range(2):
+        holders.refresh()
+    assert (holders.known(), changed) == ([], [VAULT])
+    mesh.wanted = 2
+    holders.refresh([VAULT])
+    assert (holders.known(), changed) == ([VAULT], [VAULT, VAULT])

@@ -142,6 +142,8 @@ class Holders:
         for vault in dict.fromkeys(self._views if vaults is None else vaults):
             before, after = self._views.get(vault), self._look(vault)
             self._views[vault] = after
+            if before is None and after is None:
+                del self._views[vault]  # deleted, or not this node's: many of these come together over the years
             if (before and before.version) != (after and after.version):
                 self._changed(vault)
         used = {view.ring.members for view in self._views.values() if view is not None}
