@@ -43,7 +43,9 @@ def parse_customer_key(headers: Mapping[bytes, bytes], *, copy_source: bool = Fa
     if not hmac.compare_digest(hashlib.md5(raw, usedforsecurity=False).digest(), _decoded(md5)):
         raise S3Error("InvalidArgument", "The calculated MD5 hash of the key did not match the hash that was provided.")
     if not copy_source and b"x-amz-server-side-encryption" in headers:
-        raise S3Error("InvalidArgument", "Server Side Encryption with Customer provided keys excludes other encryption.")
+        raise S3Error(
+            "InvalidArgument", "Server Side Encryption with Customer provided keys excludes other encryption."
+        )
     return CustomerKey(raw, md5.decode("latin-1"))
 
 
