@@ -12,9 +12,9 @@ import pytest
 import trio
 from tests.door import BUCKET, open_door
 
-from meshhold.s3.access_log import QUEUE_MAX, AccessLog, LogSettings
-from meshhold.s3.log_lines import combined_line, json_line
-from meshhold.s3.served import Served
+from meshhold.s3.recording.access_log import QUEUE_MAX, AccessLog, LogSettings
+from meshhold.s3.recording.log_lines import combined_line, json_line
+from meshhold.s3.recording.served import Served
 
 COMBINED = re.compile(
     r'(\S+) - (\S+) \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "([A-Z]+) (\S+) HTTP/(1\.[01])" (\d{3}) (\d+|-) '

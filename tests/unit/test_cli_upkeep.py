@@ -16,8 +16,8 @@ from meshhold.config import load_config
 from meshhold.errors import ConfigError, NotFoundError
 from meshhold.model.ids import VaultId
 from meshhold.rules.lifecycle import Rule
-from meshhold.s3.counters import Counters
-from meshhold.s3.served import Served
+from meshhold.s3.recording.counters import Counters
+from meshhold.s3.recording.served import Served
 from meshhold.store.expiry import LifecycleView, describe_rule
 from meshhold.store.expiry_walk import DueThing, ExpiryReport
 

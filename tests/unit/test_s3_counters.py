@@ -7,10 +7,10 @@ from typing import Any
 from meshhold.s3 import routes
 from meshhold.s3.buckets import buckets, lifecycle, public_access
 from meshhold.s3.buckets import tagging as bucket_tagging
-from meshhold.s3.counters import OTHERS, SERIES_MAX, Counters, SeriesView
 from meshhold.s3.objects import copies, deletes, multipart, puts, tagging
-from meshhold.s3.operations import operation_name
-from meshhold.s3.served import Served
+from meshhold.s3.recording.counters import OTHERS, SERIES_MAX, Counters, SeriesView
+from meshhold.s3.recording.operations import operation_name
+from meshhold.s3.recording.served import Served
 
 
 def served(sender: str = "GK", bucket: str = "b", operation: str = "GetObject", status: int = 200) -> Served:

@@ -27,9 +27,9 @@ from meshhold.replication.collecting.collector import Collector, Company
 from meshhold.replication.collecting.snapshots import Snapshots
 from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.rules.quota import Room
-from meshhold.s3.access_log import AccessLog, LogSettings
-from meshhold.s3.counters import Counters
 from meshhold.s3.door import Door, Settings
+from meshhold.s3.recording.access_log import AccessLog, LogSettings
+from meshhold.s3.recording.counters import Counters
 from meshhold.store.access import Access
 from meshhold.store.bucket_rules import BucketRulesKeeper
 from meshhold.store.care import Care

@@ -27,10 +27,10 @@ from meshhold.node.chores import run_chores
 from meshhold.node.lock import hold_lock
 from meshhold.node.memory import keep_large_blocks
 from meshhold.node.notify import READY, STOPPING, notify
-from meshhold.s3.access_log import AccessLog
 from meshhold.s3.app import S3App
 from meshhold.s3.http.server import open_listeners, run_s3
-from meshhold.s3.served import Recorder
+from meshhold.s3.recording.access_log import AccessLog
+from meshhold.s3.recording.served import Recorder
 from meshhold.web.app import WebApp
 
 _LOG: Final = logging.getLogger("meshhold.node")

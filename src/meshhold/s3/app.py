@@ -14,7 +14,7 @@ from meshhold.s3.errors import S3Error, render_error
 from meshhold.s3.exchange import XML, Request, Response, encode_header
 from meshhold.s3.http.application import Application, check_framing
 from meshhold.s3.http.conversation import Conversation
-from meshhold.s3.operations import operation_name
+from meshhold.s3.recording.operations import operation_name
 from meshhold.s3.routes import find_handler
 from meshhold.s3.syntax.query import decode_key
 from meshhold.s3.syntax.sigv4 import Head, SigningKeys, parse_claim, verify

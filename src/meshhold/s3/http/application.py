@@ -18,7 +18,7 @@ from meshhold.s3.door import Settings
 from meshhold.s3.errors import S3Error, to_s3
 from meshhold.s3.exchange import Headers, Response
 from meshhold.s3.http.conversation import AsgiReceive, AsgiSend, ClientGoneError, Conversation
-from meshhold.s3.served import CLIENT_GONE, Recorder, Served
+from meshhold.s3.recording.served import CLIENT_GONE, Recorder, Served
 from meshhold.s3.syntax.conditions import http_date
 
 _LOG: Final = logging.getLogger("meshhold.s3")

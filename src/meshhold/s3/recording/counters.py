@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from meshhold.s3.served import Served
+from meshhold.s3.recording.served import Served
 
 SERIES_MAX: Final = 1_000
 """Keys and buckets counted by themselves, a few KiB each at most; those that come later are counted as `OTHERS`."""

@@ -12,7 +12,7 @@ import time
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from meshhold.s3.served import Served
+from meshhold.s3.recording.served import Served
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SECRETS: Final = frozenset((b"x-amz-signature", b"x-amz-security-token", b"signature", b"token"))

@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 import trio
 
 from meshhold.blocking import RunBlocking
-from meshhold.s3.log_lines import combined_line, json_line
-from meshhold.s3.served import HEADER_MAX, TARGET_MAX, Served
+from meshhold.s3.recording.log_lines import combined_line, json_line
+from meshhold.s3.recording.served import HEADER_MAX, TARGET_MAX, Served
 
 QUEUE_MAX: Final = 8_192
 """Lines that may wait: some seconds at full load, 4 MiB as requests are, 42 MiB if all are as long as they can be."""
