@@ -127,6 +127,6 @@ def test_refusals_before_the_body(s3: Any, node: NodeFolder) -> None:
     only_reads = node.s3(reader)
     for _ in range(3):
         assert code_of(only_reads.put_object, Key="refused", Body=b"x" * MIB) == "AccessDenied"
-        assert code_of(s3.put_object, Key="refused", Body=b"x", Tagging="a=b") == "NotImplemented"
-    assert code_of(s3.get_object_acl, Key="refused") == "NotImplemented"
+        assert code_of(s3.put_object, Key="refused", Body=b"x", StorageClass="GLACIER") == "InvalidStorageClass"
+    assert code_of(s3.get_object_torrent, Key="refused") == "NotImplemented"
     assert code_of(s3.head_object, Key="refused") == "404"

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     """Put if the value is the expected one."""
     DELETE = "delete"
     DELETE_MATCH = "delete-match"
-    """Delete if the value is the expected one."""
+    """Delete if the value is the expected one. Where there is none, it may be done as well as refused."""
 
 
 _BLIND: Final = frozenset({Kind.PUT, Kind.DELETE})
@@ -138,7 +138,9 @@ def apply(operation: Operation, state: str | None) -> tuple[bool, str | None]:
         case Kind.MATCH:
             holds, after = state is not None and state == operation.expected, operation.value
         case Kind.DELETE_MATCH:
-            holds, after = state is not None and state == operation.expected, None
+            if state is None:  # the door answers as if it had deleted it, the store says that there is nothing
+                return True, None
+            holds, after = state == operation.expected, None
     return (not holds, state) if refused else (holds, after)
 
 
