@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 import trio
+import trio.testing
 from tests.door import KEPT, Answer, DoorUnderTest, open_door
 
 from meshhold.errors import BucketNotEmptyError
@@ -233,3 +234,17 @@ async def test_a_quiet_deletion_names_failures_alone(door: DoorUnderTest) -> Non
 async def test_a_thousand_keys_go_at_once(door: DoorUnderTest) -> None:
     answer = await delete(door, "".join(f"<Object><Key>key {n}</Key></Object>" for n in range(1000)))
     assert len(answer.tags("Deleted")) == 1000
+
+
+async def test_a_bucket_that_goes_while_its_object_comes_takes_the_object_along(door: DoorUnderTest) -> None:
+    """The answer is that there is no such bucket, not that something is out of order: nobody tries again."""
+    assert (await door.call("DELETE", "/bucket/kept")).status == 204
+    body = bytes(64 * 1024)
+    raw = door.signed("PUT", "/bucket/late", body)
+    async with door.connect() as wire:
+        await wire.send(raw[:-1000])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (await door.call("DELETE", "/bucket")).status == 204
+        await wire.send(raw[-1000:])
+        answer = await wire.answer()
+    assert (answer.status, answer.code) == (404, "NoSuchBucket")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from meshhold.errors import FatalError
+from meshhold.errors import FatalError, UnavailableError
 from meshhold.model.ids import AccessKeyId
 from meshhold.s3.cross_origin import answer_headers, headers_of_refusal, preflight
 from meshhold.s3.door import Door
@@ -44,7 +44,12 @@ class S3App(Application):
         handler = find_handler(request)
         talk.operation = operation_name(handler)
         await self._door.prepare(request)
-        response = await handler(self._door, request)
+        try:
+            response = await handler(self._door, request)
+        except UnavailableError:
+            if request.bucket_name and talk.operation != "CreateBucket":
+                self._door.bucket(request)  # one that was deleted while its request was under way is no more: not 503
+            raise
         talk.sender = request.access_key  # a form tells it in its fields
         bucket = self._door.vaults.known_alias(request.bucket_name)
         if bucket is not None and bucket.rules.cors:  # after the handler: it may be the one that sets or deletes them

@@ -92,8 +92,8 @@ def stored_headers(request: Request) -> dict[str, str]:
     for name in _STORED:
         value = request.header(name)
         if value is not None and name == b"content-encoding" and "aws-chunked" in value.lower():
-            tokens = [token.strip() for token in value.split(",")]
-            value = ",".join(token for token in tokens if token and token.lower() != "aws-chunked")
+            kept = (token for token in value.split(",") if token.strip().lower() != "aws-chunked")
+            value = ",".join(kept).strip()
         if value:
             found[name.decode()] = value
     location = redirect_location(request)
