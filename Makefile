@@ -71,9 +71,10 @@ HOURS ?= 1
 JOBS ?= 2
 INPUTS ?= 1000000
 
-sim: $(VENV)/.dev ## Simulate index, chunks and membership, fuzz the wire and S3 (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
+sim: $(VENV)/.dev ## Simulate index, chunks, versions and membership, fuzz the wire and S3 (SEED= SEEDS= N=5,20 LOSS=0,5 HOURS=)
 	@$(BIN)/python -m tests.simulation.index_sim --seed $(SEED) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.chunk_sim --seed $(SEED) --seeds $(CHUNK_SEEDS) --jobs $(JOBS)
+	@$(BIN)/python -m tests.simulation.versions_sim --seed $(SEED) --seeds $(CHUNK_SEEDS)
 	@$(BIN)/python -m tests.simulation.membership_sim \
 		--seed $(SEED) --nodes $(N) --loss $(LOSS) --only deaths,news,idle,split,join
 	@$(BIN)/python -m tests.simulation.membership_sim \
