@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final
 
 from meshhold.errors import UnknownFormatError
 from meshhold.rules.cors import CorsRule, pack_cors, unpack_cors
@@ -62,33 +65,30 @@ class BucketRules:
 UNSET = BucketRules()
 
 
+_Pack = Callable[[Any], Any]
+_FORMS: Final[dict[Aspect, tuple[_Pack, _Pack]]] = {
+    Aspect.VERSIONING: (str, Versioning),
+    Aspect.CORS: (pack_cors, unpack_cors),
+    Aspect.WEBSITE: (pack_website, unpack_website),
+    Aspect.LIFECYCLE: (pack_lifecycle, unpack_lifecycle),
+    Aspect.QUOTA: (pack_quota, unpack_quota),
+    Aspect.TAGS: (dict, partial(unpack_tags, count_max=BUCKET_TAGS_MAX)),
+    Aspect.LOCK: (BucketLock.pack, unpack_bucket_lock),
+    Aspect.ENCRYPTION: (attrgetter("bucket_key"), unpack_encryption),
+    Aspect.POLICY: (pack_policy, unpack_policy),
+    Aspect.BLOCK: (PublicAccessBlock.pack, unpack_block),
+    Aspect.OWNERSHIP: (str, Ownership),
+}
+"""How each aspect becomes plain values, and again what it was."""
+
+
 def pack_rule(aspect: Aspect, rules: BucketRules) -> Any:
     """Return what one aspect says, as plain values that msgpack takes; None where it is unset."""
-    if getattr(rules, aspect) == getattr(UNSET, aspect):
+    value = getattr(rules, aspect)
+    if value == getattr(UNSET, aspect):
         return None
-    match aspect:
-        case Aspect.VERSIONING:
-            return str(rules.versioning)
-        case Aspect.CORS:
-            return pack_cors(rules.cors)
-        case Aspect.WEBSITE:
-            return None if rules.website is None else pack_website(rules.website)
-        case Aspect.LIFECYCLE:
-            return None if rules.lifecycle is None else pack_lifecycle(rules.lifecycle)
-        case Aspect.QUOTA:
-            return None if rules.quota is None else pack_quota(rules.quota)
-        case Aspect.TAGS:
-            return rules.tags
-        case Aspect.LOCK:
-            return rules.lock.pack()
-        case Aspect.ENCRYPTION:
-            return rules.encryption.bucket_key
-        case Aspect.POLICY:
-            return None if rules.policy is None else pack_policy(rules.policy)
-        case Aspect.BLOCK:
-            return None if rules.block is None else rules.block.pack()
-        case Aspect.OWNERSHIP:
-            return str(rules.ownership)
+    pack, _ = _FORMS[aspect]
+    return pack(value)
 
 
 def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
@@ -98,29 +98,8 @@ def with_rule(rules: BucketRules, aspect: Aspect, packed: Any) -> BucketRules:
     """
     if packed is None:
         return replace(rules, **{aspect: getattr(UNSET, aspect)})
+    _, unpack = _FORMS[aspect]
     try:
-        match aspect:
-            case Aspect.VERSIONING:
-                return replace(rules, versioning=Versioning(packed))
-            case Aspect.CORS:
-                return replace(rules, cors=unpack_cors(packed))
-            case Aspect.WEBSITE:
-                return replace(rules, website=unpack_website(packed))
-            case Aspect.LIFECYCLE:
-                return replace(rules, lifecycle=unpack_lifecycle(packed))
-            case Aspect.QUOTA:
-                return replace(rules, quota=unpack_quota(packed))
-            case Aspect.TAGS:
-                return replace(rules, tags=unpack_tags(packed, BUCKET_TAGS_MAX))
-            case Aspect.LOCK:
-                return replace(rules, lock=unpack_bucket_lock(packed))
-            case Aspect.ENCRYPTION:
-                return replace(rules, encryption=unpack_encryption(packed))
-            case Aspect.POLICY:
-                return replace(rules, policy=unpack_policy(packed))
-            case Aspect.BLOCK:
-                return replace(rules, block=unpack_block(packed))
-            case Aspect.OWNERSHIP:
-                return replace(rules, ownership=Ownership(packed))
+        return replace(rules, **{aspect: unpack(packed)})
     except Exception as error:  # whatever a hostile value makes of unpacking
         raise UnknownFormatError(f"the bucket's {aspect} cannot be read: {type(error).__name__}") from error

@@ -121,7 +121,6 @@ def _as_put(request: Request, fields: dict[str, str], access_key: AccessKeyId) -
     put = Request(Head("POST", request.head.raw_path, b"", headers), request.bucket_name, key, request.receive)
     put.access_key = access_key
     put.peer = request.peer
-    put.peer = request.peer
     return put
 
 
