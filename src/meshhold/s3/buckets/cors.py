@@ -10,11 +10,10 @@ from meshhold.rules.cors import RULES_MAX, CorsRule, check_rule
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.syntax.body import read_document
+from meshhold.s3.syntax.body import RULE_SIZE_MAX, read_document
 from meshhold.s3.syntax.options import check_options
 from meshhold.s3.syntax.xml import Element, document, malformed, parse, tag
 
-DOCUMENT_SIZE_MAX: Final = 60 * 1024  # it goes into one sealed record of 64 KiB
 _MANY: Final = {"AllowedOrigin": "origins", "AllowedMethod": "methods", "AllowedHeader": "headers",
                 "ExposeHeader": "exposed"}  # fmt: skip
 _ONE: Final = ("ID", "MaxAgeSeconds")
@@ -36,7 +35,7 @@ async def put_cors(door: Door, request: Request) -> Response:
     """Let these rules replace all that were set."""
     bucket = door.allow(request, "s3:PutBucketCORS")
     check_options(request)
-    rules = parse_cors(await read_document(request, door.settings))
+    rules = parse_cors(await read_document(request, door.settings, size_max=RULE_SIZE_MAX))
     await door.rules.set(bucket, Aspect.CORS, rules)
     return Response(200)
 
@@ -50,9 +49,7 @@ async def delete_cors(door: Door, request: Request) -> Response:
 
 
 def parse_cors(raw: bytes) -> tuple[CorsRule, ...]:
-    """Read a CORSConfiguration. Errors: `MalformedXML`, `InvalidRequest`, `MaxMessageLengthExceeded`."""
-    if len(raw) > DOCUMENT_SIZE_MAX:
-        raise S3Error("MaxMessageLengthExceeded", f"A CORS configuration has at most {DOCUMENT_SIZE_MAX} bytes.")
+    """Read a CORSConfiguration. Errors: `MalformedXML`, `InvalidRequest`."""
     elements = parse(raw, "CORSConfiguration").children
     if not 0 < len(elements) <= RULES_MAX:
         malformed(f"a CORS configuration has 1 to {RULES_MAX} rules, not {len(elements)}")

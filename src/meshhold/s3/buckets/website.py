@@ -10,11 +10,10 @@ from meshhold.rules.website import Redirect, RoutingRule, Website, check_website
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.syntax.body import read_document
+from meshhold.s3.syntax.body import RULE_SIZE_MAX, read_document
 from meshhold.s3.syntax.options import check_options
 from meshhold.s3.syntax.xml import Element, document, malformed, parse, tag, text_fields
 
-DOCUMENT_SIZE_MAX: Final = 60 * 1024  # it goes into one sealed record of 64 KiB
 _REDIRECT: Final = {"HostName", "Protocol", "ReplaceKeyPrefixWith", "ReplaceKeyWith", "HttpRedirectCode"}
 _CONDITION: Final = {"KeyPrefixEquals", "HttpErrorCodeReturnedEquals"}
 
@@ -35,7 +34,7 @@ async def put_website(door: Door, request: Request) -> Response:
     """Make the bucket a website: the node's web listener serves it to everybody who may read it."""
     bucket = door.allow(request, "s3:PutBucketWebsite")
     check_options(request)
-    site = parse_website(await read_document(request, door.settings))
+    site = parse_website(await read_document(request, door.settings, size_max=RULE_SIZE_MAX))
     await door.rules.set(bucket, Aspect.WEBSITE, site)
     return Response(200)
 
@@ -49,9 +48,7 @@ async def delete_website(door: Door, request: Request) -> Response:
 
 
 def parse_website(raw: bytes) -> Website:
-    """Read a WebsiteConfiguration. Errors: `MalformedXML`, `InvalidArgument`, `MaxMessageLengthExceeded`."""
-    if len(raw) > DOCUMENT_SIZE_MAX:
-        raise S3Error("MaxMessageLengthExceeded", f"A website configuration has at most {DOCUMENT_SIZE_MAX} bytes.")
+    """Read a WebsiteConfiguration. Errors: `MalformedXML`, `InvalidArgument`."""
     found: dict[str, Element] = {}
     for child in parse(raw, "WebsiteConfiguration").children:
         if child.name not in ("IndexDocument", "ErrorDocument", "RedirectAllRequestsTo", "RoutingRules"):

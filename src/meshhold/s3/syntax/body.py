@@ -15,6 +15,8 @@ from meshhold.s3.syntax.xml import DOCUMENT_SIZE_MAX
 from meshhold.store.contract import Digested
 
 _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+RULE_SIZE_MAX: Final = 60 * 1024
+"""Bytes of a document that is set on a bucket: it goes into one sealed record of 64 KiB."""
 
 
 class RequestBody:
@@ -142,12 +144,17 @@ def too_large(size: int, size_max: int) -> S3Error:
 
 
 async def read_document(
-    request: Request, settings: Settings, *, digest_required: bool = False, says_of_object: bool = False
+    request: Request,
+    settings: Settings,
+    *,
+    digest_required: bool = False,
+    says_of_object: bool = False,
+    size_max: int = DOCUMENT_SIZE_MAX,
 ) -> bytes:
     """Return a short body (an XML document), verified against what was announced; `b""` without a body.
 
     `says_of_object`: the request's `x-amz-checksum-*` headers are not about this document (CompleteMultipartUpload).
-    Errors: `MaxMessageLengthExceeded` above the bound; `InvalidRequest` where S3 asks for a digest and there is none.
+    Errors: `MaxMessageLengthExceeded` above `size_max` bytes; `InvalidRequest` where S3 asks for a digest that is missing.
     """
     if not request.has_body:
         return b""
@@ -160,8 +167,8 @@ async def read_document(
     size = 0
     while piece := await body.receive():
         size += len(piece)
-        if size > DOCUMENT_SIZE_MAX:
-            raise S3Error("MaxMessageLengthExceeded", f"The request's document exceeds {DOCUMENT_SIZE_MAX} bytes.")
+        if size > size_max:
+            raise S3Error("MaxMessageLengthExceeded", f"The request's document exceeds {size_max} bytes.")
         body.digest(piece)
         pieces.append(piece)
     body.finish()

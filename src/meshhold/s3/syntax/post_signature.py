@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from meshhold.s3.errors import S3Error
-from meshhold.s3.syntax.sigv4 import ALGORITHM, parse_timestamp, scope_flaw, signing_key
+from meshhold.s3.syntax.sigv4 import ALGORITHM, mismatch, parse_timestamp, scope_flaw, signing_key
 
 _FIELDS: Final = ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature")
 _OLD_FIELDS: Final = ("awsaccesskeyid", "signature")
@@ -95,16 +95,7 @@ def verify_form(claim: FormClaim, secret: str) -> None:
     else:
         expected = base64.b64encode(hmac.digest(secret.encode(), policy, "sha1"))
     if not hmac.compare_digest(expected, claim.signature.encode("utf-8", "replace")):
-        raise S3Error(
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided. Check your key and signing "
-            "method.",
-            fields={
-                "AWSAccessKeyId": claim.access_key_id,
-                "StringToSign": claim.policy,
-                "SignatureProvided": claim.signature,
-            },
-        )
+        raise mismatch(claim.access_key_id, claim.signature, claim.policy)
 
 
 def _refuse_argument(name: str, value: str, message: str) -> NoReturn:

@@ -378,16 +378,21 @@ def verify(claim: Claim, head: Head, signing_key: bytes, port: int | None = None
         for other in _other_hosts(host, port):
             if hmac.compare_digest(_signature(claim, canonical_request(head, claim, other), signing_key), given):
                 return
-    raise S3Error(
+    raise mismatch(
+        claim.access_key_id,
+        claim.signature,
+        string_to_sign(claim, first).decode("latin-1"),
+        CanonicalRequest=first.decode("latin-1"),
+    )
+
+
+def mismatch(access_key_id: str, signature: str, signed: str, **fields: str) -> S3Error:
+    """Return the refusal of a signature; `signed` is what it should have been over."""
+    return S3Error(
         "SignatureDoesNotMatch",
         "The request signature we calculated does not match the signature you provided. Check your key and signing "
         "method.",
-        fields={
-            "AWSAccessKeyId": claim.access_key_id,
-            "StringToSign": string_to_sign(claim, first).decode("latin-1"),
-            "SignatureProvided": claim.signature,
-            "CanonicalRequest": first.decode("latin-1"),
-        },
+        fields={"AWSAccessKeyId": access_key_id, "StringToSign": signed, "SignatureProvided": signature, **fields},
     )
 
 
