@@ -1,8 +1,8 @@
 """One connection to one peer: runs a session over a stream. Knows no other link and decides nothing about them.
 
-One task reads, one writes what could not be sent at once, one keeps time for all calls. Whoever has something to send
-hands it to the session and sends it on the spot as far as the kernel takes it. The task that reads begins each call in
-place; when one has to wait, that task stays with it and another one reads on. So a small call costs no switch of tasks.
+One task reads, one writes what could not be sent at once (`outbox`), one keeps time for all calls. The task that reads
+begins each call in place; when one has to wait, that task stays with it and another one reads on. So a small call costs
+no switch of tasks.
 `run` is the boundary of errors: whatever goes wrong here ends this link and no other.
 """
 
@@ -26,6 +26,7 @@ from meshhold.errors import (
 from meshhold.model.ids import NodeId, short_id
 from meshhold.peering.deadlines import Deadlines
 from meshhold.peering.dispatch import Dispatch, refusal_of
+from meshhold.peering.outbox import Outbox
 from meshhold.peering.serving import Paused, Serving
 from meshhold.peering.streams import PeerStream
 from meshhold.peering.turns import Turns
@@ -34,10 +35,6 @@ from meshhold.wire import events
 from meshhold.wire.framing import Frame, FrameReader
 from meshhold.wire.session import Session
 
-BATCH_SIZE: Final = 128 * 1024
-"""Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
-
-STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
 LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
 _log = logging.getLogger(__name__)
 
@@ -99,22 +96,20 @@ class Link:
         self._reader = reader
         self._on_ready = on_ready
         self._bytes_in = 0
-        self._bytes_out = 0
         self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
-        self._serving = Serving(peer, session, dispatch, self._flush_or_join, refuse)
+        self._outbox = Outbox(stream, self._next_frames, self._end_in_order, self.break_off)
+        self.flush = self._outbox.flush
+        """Send what waits, as far as it goes without waiting."""
+        self._serving = Serving(peer, session, dispatch, self._outbox.flush_or_join, refuse)
         self._turns = Turns(self._read, self._serving, self._start_turn)
         self._streams: dict[int, PeerStream] = {}
         self._deadlines = Deadlines(self._answers)
         self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
-        self._rest: bytes | memoryview = b""
         self._frames: deque[Frame] = deque()  # read, not taken yet
-        self._writing = True  # until the writer runs; then: the writer is at work, nobody else sends
-        self._corked = False  # frames are being taken: one send follows them
-        self._writer: trio.lowlevel.Task | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
             events.Ready: self._take_ready,
             events.NoteReceived: self._serving.take_note,
@@ -141,7 +136,7 @@ class Link:
             self.since_s,
             session.rtt_s,
             self._bytes_in,
-            self._bytes_out,
+            self._outbox.bytes_out,
             is_ending,
             self.via,
         )
@@ -169,7 +164,7 @@ class Link:
         if timeout_s <= 0:
             raise self._too_late(name)
         number = session.send_call(name, body, timeout_s)
-        self._flush_or_join(len(self._answers) + 1)  # first of all: the rest is done while it is on its way
+        self._outbox.flush_or_join(len(self._answers) + 1)  # first of all: the rest is done while it is on its way
 
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
             del self._answers[number]
@@ -247,7 +242,7 @@ class Link:
                 self._nursery = nursery
                 if self.error is not None:  # broken off before it began
                     nursery.cancel_scope.cancel()
-                nursery.start_soon(self._guard, self._write)
+                nursery.start_soon(self._guard, self._outbox.run)
                 nursery.start_soon(self._guard, self._keep_time, greeting_s)
                 self._frames.extend(early)
                 await self._guard(self._turns.run)
@@ -303,7 +298,7 @@ class Link:
                 # turns to the kernel again: one turn of the loop for it, and one more since their order is chance.
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            if session.peer_ended and session.sent_end and not self._writing:
+            if session.peer_ended and session.sent_end and not self._outbox.is_writing:
                 self._end_in_order()
                 return None
             data = await self._stream.receive_some()
@@ -323,7 +318,7 @@ class Link:
         to be woken: the next reader does it.
         """
         session, frames, now_s = self.session, self._frames, self._now_s
-        self._corked = True
+        self._outbox.is_corked = True
         try:
             while frames:
                 event = session.receive(frames.popleft(), now_s)
@@ -335,7 +330,7 @@ class Link:
                     self._turns.pass_on()
                     return paused
         finally:
-            self._corked = False
+            self._outbox.is_corked = False
         if self._places and (session.calls_free > 0 or session.streams_free > 0):
             self._places.unpark_all()
         self.flush()
@@ -344,72 +339,9 @@ class Link:
     def _start_turn(self) -> None:
         self._nursery_of_run().start_soon(self._guard, self._turns.run)
 
-    async def _write(self) -> None:
-        """Send what could not be sent at once, and what more there is meanwhile."""
-        while True:
-            if self._rest:
-                await self._send_rest()
-            frames = self._next_frames()
-            if frames:
-                self._rest = b"".join(frames)
-                continue
-            self._writing = False
-            self._end_in_order()
-            self._writer = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
-
-    async def _send_rest(self) -> None:
-        rest, self._rest = self._rest, b""
-        sent = self._stream.send_soon(rest)
-        if sent == len(rest):  # others come between, but nothing is waited for
-            await trio.lowlevel.checkpoint()
-        else:
-            with trio.fail_after(STALL_S_MAX):
-                await self._stream.send_all(memoryview(rest)[sent:])
-        self._bytes_out += len(rest)
-
-    def _abort_writer(self, _raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
-        self._writer = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def flush(self) -> None:
-        """Send what waits, as far as it goes without waiting; the writer does the rest."""
-        if self._writing or self._corked:
-            return
-        frames = self._next_frames()
-        if not frames:
-            return
-        data = b"".join(frames)
-        try:
-            sent = self._stream.send_soon(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.break_off(error)
-            return
-        self._bytes_out += sent
-        if sent < len(data):
-            self._rest = memoryview(data)[sent:]
-            self._wake_writer()
-        elif len(data) >= BATCH_SIZE:
-            self._wake_writer()
-        else:
-            self._end_in_order()
-
-    def _flush_or_join(self, in_progress: int) -> None:
-        """Send at once if nobody else is about to; else let the writer send for all who run before it."""
-        if in_progress > 1:
-            self._wake_writer()
-        else:
-            self.flush()
-
-    def _wake_writer(self) -> None:
-        if self._writer is not None:
-            self._writing = True
-            task, self._writer = self._writer, None
-            trio.lowlevel.reschedule(task)
-
-    def _next_frames(self) -> list[bytes]:
+    def _next_frames(self, size: int) -> list[bytes]:
         session = self.session
-        frames = session.next_frames(BATCH_SIZE, self._now_s)
+        frames = session.next_frames(size, self._now_s)
         if session.drained:
             for number in session.drained:
                 stream = self._streams.get(number)
@@ -421,7 +353,12 @@ class Link:
         return frames
 
     def _end_in_order(self) -> None:
-        if self.session.sent_end and self.session.peer_ended and not self._writing and self._nursery is not None:
+        if (
+            self.session.sent_end
+            and self.session.peer_ended
+            and not self._outbox.is_writing
+            and self._nursery is not None
+        ):
             self._nursery.cancel_scope.cancel()
 
     async def _keep_time(self, greeting_s: float) -> None:

@@ -154,7 +154,7 @@ async def read_document(
     """Return a short body (an XML document), verified against what was announced; `b""` without a body.
 
     `says_of_object`: the request's `x-amz-checksum-*` headers are not about this document (CompleteMultipartUpload).
-    Errors: `MaxMessageLengthExceeded` above `size_max` bytes; `InvalidRequest` where S3 asks for a digest that is missing.
+    Errors: `MaxMessageLengthExceeded` above `size_max` bytes; `InvalidRequest` where a digest is asked for and missing.
     """
     if not request.has_body:
         return b""
