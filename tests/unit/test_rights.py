@@ -14,7 +14,8 @@ from tests.rights import skip_if_denied
         "fusermount: mount failed: Permission denied",
     ],
 )
-def test_what_was_denied_is_skipped_with_what_to_do(said: str) -> None:
+def test_what_was_denied_is_skipped_with_what_to_do(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"does not allow tracing: run as root \(") as caught:
         skip_if_denied("tracing", "run as root", said)
     assert said in str(caught.value)
@@ -24,3 +25,9 @@ def test_what_was_denied_is_skipped_with_what_to_do(said: str) -> None:
 def test_what_went_wrong_otherwise_fails(said: str) -> None:
     with pytest.raises(pytest.fail.Exception):
         skip_if_denied("tracing", "run as root", said)
+
+
+def test_nothing_is_skipped_where_changes_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="does not allow tracing"):
+        skip_if_denied("tracing", "run as root", "Operation not permitted")

@@ -23,7 +23,7 @@ STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is go
 class Outbox:
     """The sending side of one link. `next_frames` gives what to send, about so many bytes at the most, or nothing.
 
-    `sent_all` hears that nothing waits any more, `broken` of a stream that takes nothing more. Resources: borrows the stream.
+    `sent_all` hears that nothing waits any more, `broken` of a stream that takes nothing more. Resources: borrows it.
     """
 
     def __init__(
