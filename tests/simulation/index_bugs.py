@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
@@ -119,11 +119,15 @@ BUGS: Final = {
 
 
 @contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Have the bug of that name while the block runs; None is none. Errors: `KeyError`."""
-    if name is None:
+def plant(bug: Bug | None) -> Iterator[None]:
+    """Have the bug while the block runs."""
+    if bug is None:
         yield
         return
-    bug = BUGS[name]
     with patch.object(bug.target, bug.name, bug.make(getattr(bug.target, bug.name))):
         yield
+
+
+def planted(name: str | None) -> AbstractContextManager[None]:
+    """Have the bug of that name while the block runs; None is none. Errors: `KeyError`."""
+    return plant(None if name is None else BUGS[name])

@@ -8,12 +8,10 @@ become current again, found, listed and tagged, while machines crash in the midd
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final
-from unittest.mock import patch
 
-from tests.simulation.index_bugs import Bug
+from tests.simulation.index_bugs import Bug, plant
 from tests.simulation.index_plan import Plan, draw, keep_versions
 from tests.simulation.index_sim import Program, run_repeatably, summary
 from tests.simulation.index_world import Report, World, play_in
@@ -114,20 +112,9 @@ BUGS: Final = {
 }  # fmt: skip
 
 
-@contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Have the bug of that name while the block runs; None is none. Errors: `KeyError`."""
-    if name is None:
-        yield
-        return
-    bug = BUGS[name]
-    with patch.object(bug.target, bug.name, bug.make(getattr(bug.target, bug.name))):
-        yield
-
-
 def play_with(bug: str | None, seed: int) -> Report:
     """Play a seed, with a bug planted if one is named."""
-    with planted(bug):
+    with plant(None if bug is None else BUGS[bug]):
         return play(seed)
 
 
