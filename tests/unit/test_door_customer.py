@@ -198,6 +198,36 @@ async def test_a_source_needs_its_key(door: DoorUnderTest) -> None:
     assert (await door.call("GET", "/bucket/copy")).status == 404
 
 
+async def test_nothing_is_told_of_hidden_content_that_the_client_did_not_tell(door: DoorUnderTest) -> None:
+    """A checksum that nobody asked for would let the vault's members confirm a guess."""
+    asking = under(KEY) | {"x-amz-checksum-mode": "ENABLED"}
+    await door.call("PUT", "/bucket/own", CANARY, under(KEY))
+    await door.call("PUT", "/bucket/plain", CANARY)
+    await door.call("PUT", "/bucket/copy", b"", {"x-amz-copy-source": "/bucket/plain"} | under(KEY))
+    upload = (await door.call("POST", "/bucket/multi?uploads", b"", under(KEY))).tag("UploadId")
+    target = f"/bucket/multi?uploadId={upload}"
+    part = await door.call("PUT", f"{target}&partNumber=1", CANARY, under(KEY))
+    second = await door.call("PUT", f"{target}&partNumber=2", b"", {"x-amz-copy-source": "/bucket/plain"} | under(KEY))
+    assert "x-amz-checksum-crc64nvme" not in part.headers
+    assert second.status == 200
+    assert "ChecksumCRC64NVME" not in second.text
+    etags = {1: part.headers["etag"]}
+    assert (await door.call("POST", target, completion(etags), under(KEY))).status == 200
+    for key in ("own", "copy", "multi"):
+        answer = await door.call("HEAD", f"/bucket/{key}", b"", asking)
+        assert answer.status == 200
+        assert not [name for name in answer.headers if name.startswith("x-amz-checksum")]
+
+
+async def test_an_object_is_put_under_a_key_in_place(door: DoorUnderTest) -> None:
+    """To change how it is encrypted is a change: a copy to itself may do that alone."""
+    await door.call("PUT", "/bucket/own", CANARY)
+    copied = await door.call("PUT", "/bucket/own", b"", {"x-amz-copy-source": "/bucket/own"} | under(KEY))
+    assert copied.status == 200, copied.body
+    assert (await get(door, "own")).body == CANARY
+    assert CANARY not in await kept(door, "own")
+
+
 async def test_no_key_is_kept_or_logged(door: DoorUnderTest, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     await door.call("PUT", "/bucket/own", CANARY * 1000, under(KEY))
     await get(door, "own")

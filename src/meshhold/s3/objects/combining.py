@@ -37,6 +37,14 @@ def checksum_wish(request: Request) -> tuple[str, str]:
     return algorithm, kind
 
 
+def part_algorithm(upload: Upload) -> str:
+    """Return the checksum that each part gets, asked for or not: S3's default where the upload wished none.
+
+    `""` for none: of parts that a client's own key hides, nothing is told that the client did not tell itself.
+    """
+    return upload.checksum or ("" if upload.extras.customer is not None else DEFAULT_ALGORITHM)
+
+
 def check_part(upload: Upload, algorithm: str) -> None:
     """Errors: `InvalidRequest` for a part that announces another algorithm than its upload."""
     if algorithm and upload.checksum and algorithm != upload.checksum:

@@ -12,6 +12,7 @@ from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
+from meshhold.s3.objects.combining import part_algorithm
 from meshhold.s3.objects.customer import hiding_of, part_hiding_of, shown_by
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.versions import requested_version, version_headers, written_headers
@@ -37,7 +38,12 @@ from meshhold.store.directory import Bucket
 from meshhold.store.objects import COPY_SIZE_MAX
 
 _CHANGES: Final = frozenset(
-    (b"x-amz-storage-class", b"x-amz-server-side-encryption", b"x-amz-website-redirect-location")
+    (
+        b"x-amz-storage-class",
+        b"x-amz-server-side-encryption",
+        b"x-amz-server-side-encryption-customer-algorithm",
+        b"x-amz-website-redirect-location",
+    )
 )
 """Headers that make a copy of an object to itself a change of it."""
 
@@ -71,6 +77,8 @@ async def copy_object(door: Door, request: Request) -> Response:
     algorithm = request.header(b"x-amz-checksum-algorithm")
     if algorithm is not None:
         source = await _with_checksum(door, source_bucket, source_key, source, algorithm.upper(), hidden)
+    elif hiding is not None and hidden is None:  # what the source tells, the hidden copy does not
+        source = replace(source, checksums=Checksums())
     if hidden is None and hiding is None:
         version = await door.objects.copy(
             source_bucket, source_key, source, bucket, request.key, metadata, condition, extras
@@ -157,7 +165,7 @@ async def upload_part_copy(door: Door, request: Request) -> Response:
     start, stop = (0, source.size) if chosen is None else (chosen[0], chosen[1] + 1)
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit_part(bucket, upload_id, number, stop - start)
-    digests = PartDigests(upload)
+    digests = PartDigests(part_algorithm(upload))
     hidden = await shown_by(door, request, source_bucket, source_key, source, copy_source=True)
     hiding = part_hiding_of(request, upload)
     async with door.objects.open_range(source_bucket, source_key, source, start, stop, digest=digests.update) as pieces:

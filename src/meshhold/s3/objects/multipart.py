@@ -11,13 +11,13 @@ from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Request, Response, xml_response
 from meshhold.s3.objects.acls import check_acl
-from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts
+from meshhold.s3.objects.combining import check_part, checksum_wish, combine_parts, part_algorithm
 from meshhold.s3.objects.customer import hiding_of, part_hiding_of
 from meshhold.s3.objects.extras import extras_of
 from meshhold.s3.objects.listings import encoding, page_size
 from meshhold.s3.objects.versions import written_headers
 from meshhold.s3.syntax.body import open_body, read_document
-from meshhold.s3.syntax.checksums import DEFAULT_ALGORITHM, HEADERS, announced, checksum_elements
+from meshhold.s3.syntax.checksums import HEADERS, announced, checksum_elements
 from meshhold.s3.syntax.conditions import iso_date, write_condition
 from meshhold.s3.syntax.customer import parse_customer_key
 from meshhold.s3.syntax.options import (
@@ -75,14 +75,15 @@ async def upload_part(door: Door, request: Request) -> Response:
     said = announced(request.headers)
     check_part(upload, said.algorithm)
     hiding = part_hiding_of(request, upload)
-    body = open_body(request, door.settings, said, algorithm=upload.checksum or DEFAULT_ALGORITHM)
+    body = open_body(request, door.settings, said, algorithm=part_algorithm(upload))
     if bucket.rules.quota is not None:
         await door.objects.quotas.admit_part(bucket, upload_id, number, body.length)
     salt, content = (b"", body) if hiding is None else (hiding.salt, HiddenBody(body, hiding))
     part = await door.uploads.put_part(bucket, request.key, upload_id, number, content, salt)
     headers: Headers = [(b"etag", b'"%b"' % part.etag.encode())]
-    shown = said.algorithm or upload.checksum or DEFAULT_ALGORITHM
-    headers.append((HEADERS[shown].encode(), part.checksums.values[shown].encode()))
+    shown = said.algorithm or part_algorithm(upload)
+    if shown:
+        headers.append((HEADERS[shown].encode(), part.checksums.values[shown].encode()))
     return Response(200, headers + encryption_headers(upload.extras.customer))
 
 

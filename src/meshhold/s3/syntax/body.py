@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from meshhold.model.entry import Checksums, Upload
+from meshhold.model.entry import Checksums
 from meshhold.s3.door import Settings
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request
@@ -178,8 +178,8 @@ async def read_document(
 class PartDigests:
     """Hashes bytes that come from a stored object, as a part's body would be hashed."""
 
-    def __init__(self, upload: Upload) -> None:
-        self._digests = BodyDigests(checksums={upload.checksum or DEFAULT_ALGORITHM: None})
+    def __init__(self, algorithm: str) -> None:
+        self._digests = BodyDigests(checksums={algorithm: None} if algorithm else {})
         self.update = self._digests.update
 
     def digested(self) -> Digested:
