@@ -335,6 +335,23 @@ async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(do
     assert (await door.call("GET", "/plain/photo?versionId=null")).body == b"bytes"
 
 
+async def test_a_wall_clock_that_jumps_opens_no_lock_in_a_bucket_that_was_suspended(
+    door: DoorUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await door.call("PUT", "/plain/photo", b"bytes")).status == 200
+    never = door.node.vaults.bucket("plain")
+    enable = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+    assert (await door.call("PUT", "/plain?versioning", enable)).status == 200
+    assert (await door.call("PUT", "/plain?object-lock", LOCK.format("").encode())).status == 200
+    assert (await door.call("PUT", "/plain/photo?retention", retention("COMPLIANCE", 1))).status == 200
+    suspended = replace(never, rules=BucketRules(versioning=Versioning.SUSPENDED))
+    objects = door.node.door.objects
+    later_ms = objects.stacks._now_ms() + 3 * 86_400_000
+    monkeypatch.setattr(objects.stacks, "_now_ms", lambda: later_ms)
+    with pytest.raises(LockedError):
+        await objects.delete(suspended, b"photo")
+
+
 async def test_tags_go_along_only_for_who_may_read_them(door: DoorUnderTest) -> None:
     """A policy that lets read bytes and not tags: such a copy would show them."""
     await door.call("PUT", "/plain/photo", b"bytes", {"x-amz-tagging": "a=1"})

@@ -392,7 +392,7 @@ async def test_who_files_what_was_deleted_meanwhile_finds_the_tombstone(
         nonlocal deleted
         if not deleted:
             deleted = True
-            other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms)
+            other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms, shelf.kit.wall.now_ms)
             await other.remove(shelf.bucket, KEY, bytes.fromhex(one), lambda _: None)
         await file(self, *arguments)
 
@@ -425,7 +425,7 @@ async def test_a_promotion_of_what_is_deleted_meanwhile_starts_over(
 ) -> None:
     one, two, three = [await shelf.put(b"%d" % n) for n in range(1, 4)]
     below = Stacks._below
-    other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms)
+    other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms, shelf.kit.wall.now_ms)
     raced = False
 
     async def below_late(self: Stacks, *arguments: Any) -> Any:
@@ -448,7 +448,7 @@ async def test_a_lock_that_is_put_on_while_its_version_is_being_deleted_holds(
     one = await shelf.put(b"one")
     await shelf.put(b"two")
     pending = Stacks._bury_pending
-    other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms)
+    other = Stacks(shelf.kit.registers, shelf.kit.gates, shelf.kit.wall.now_ms, shelf.kit.wall.now_ms)
     raced = False
 
     async def lock_meanwhile(self: Stacks, *arguments: Any) -> None:

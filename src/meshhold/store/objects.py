@@ -75,7 +75,7 @@ class Objects:
         self.quotas = Quotas(registers)
         self._now_ms = now_ms
         self.lock_now_ms = lock_now_ms or now_ms
-        self.stacks = Stacks(registers, gates, now_ms)
+        self.stacks = Stacks(registers, gates, now_ms, self.lock_now_ms)
 
     async def put(
         self,

@@ -86,13 +86,16 @@ class _VersionedError(RefusedError):
 class Stacks:
     """The stacks of versions of all keys; where versions were never kept, each is one object.
 
-    Resources: borrows its collaborators.
+    `lock_now_ms` is the clock that locks go by. Resources: borrows its collaborators.
     """
 
-    def __init__(self, registers: Registers, gates: Gates, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, registers: Registers, gates: Gates, now_ms: Callable[[], int], lock_now_ms: Callable[[], int]
+    ) -> None:
         self._registers = registers
         self._gates = gates
         self._now_ms = now_ms
+        self._lock_now_ms = lock_now_ms
         self._turns = Turns()
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class Stacks:
         else:
             nulls = [row async for row in self.earlier(bucket, key, top) if row.extras.is_null]
         for version in nulls:
-            check_removal(version.extras.lock, self._now_ms(), may_bypass=False)
+            check_removal(version.extras.lock, self._lock_now_ms(), may_bypass=False)
         return tuple(id_of(version) for version in nulls)
 
     async def _file(self, bucket: Bucket, key: bytes, top: Stacked, fence: Fence) -> None:
