@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +24,7 @@ from urllib.parse import quote
 import h11
 import trio
 from tests.door import BUCKET, DEADLINE_S, DoorUnderTest, open_door, render
+from tests.fuzz_program import Pace, arguments, say, show
 from tests.fuzz_s3_inputs import (
     METHODS,
     PARAMETERS,
@@ -237,7 +236,7 @@ async def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], folder
     async with AsyncExitStack() as stack:
         fuzzer = await open_fuzzer(stack, folder)
         kinds = [kind for kind in fuzzer.kinds if getattr(kind, "__name__", "").endswith(only)]
-        started_s = time.monotonic()
+        pace = Pace(report, REPORT_EVERY)
         for number in range(inputs):
             kind = kinds[number % len(kinds)]
             name = getattr(kind, "__name__", "")
@@ -246,27 +245,19 @@ async def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], folder
             except BaseException:
                 report(f"seed {seed}, input {number}: {name}")
                 raise
-            if number % REPORT_EVERY == REPORT_EVERY - 1:
-                report(f"{number + 1} inputs, {(number + 1) / (time.monotonic() - started_s):.0f} a second")
-        stack.callback(report, f"{inputs / max(0.001, time.monotonic() - started_s):.0f} inputs a second")
+            pace.passed(number + 1)
     return outcomes
 
 
 def main() -> None:
     """Read count, seed and kind from the command line; print a table."""
-    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    only = sys.argv[3] if len(sys.argv) > 3 else ""
-    print(f"fuzzing S3: {inputs} inputs, seed {seed}", flush=True)  # noqa: T201  -- a program's output
+    inputs, seed, only = arguments()
+    say(f"fuzzing S3: {inputs} inputs, seed {seed}")
     logging.getLogger("meshhold.s3").setLevel(logging.ERROR)  # each NotImplemented would be a line
     memory = Path("/dev/shm")  # noqa: S108  -- fsync costs nothing there, and what is tested is no disk
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        report = lambda line: print(line, flush=True)  # noqa: E731, T201  -- a program's output
-        outcomes = trio.run(run_fuzz, inputs, seed, report, Path(folder), only)
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{count:9}  {outcome}")  # noqa: T201  -- a program's output
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak_mib:.0f} MiB")  # noqa: T201  -- a program's output
+        outcomes = trio.run(run_fuzz, inputs, seed, say, Path(folder), only)
+    show(outcomes)
 
 
 if __name__ == "__main__":

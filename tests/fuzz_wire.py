@@ -8,13 +8,11 @@ Input number n of a seed is always the same; a failure prints both. The one law:
 from __future__ import annotations
 
 import random
-import resource
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.fuzz_program import Pace, arguments, say, show
 from tests.fuzz_session import fuzz_session
 
 from meshhold.crypto.identity import Identity
@@ -177,7 +175,7 @@ def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], only: str = 
     """Run that many inputs; return how often each target took or refused one. Raises at the first broken law."""
     targets = [target for target, share in TARGETS for _ in range(share) if target.__name__.endswith(only)]
     outcomes: Counter[str] = Counter()
-    started_s = time.monotonic()
+    pace = Pace(report, REPORT_EVERY)
     for number in range(inputs):
         rng = random.Random(f"{seed}:{number}")
         target = rng.choice(targets)
@@ -189,23 +187,15 @@ def run_fuzz(inputs: int, seed: int, report: Callable[[str], None], only: str = 
         except BaseException:
             report(f"seed {seed}, input {number}: {target.__name__}")
             raise
-        if number % REPORT_EVERY == REPORT_EVERY - 1:
-            rate = (number + 1) / (time.monotonic() - started_s)
-            report(f"{number + 1} inputs, {rate:.0f} a second")
+        pace.passed(number + 1)
     return outcomes
 
 
 def main() -> None:
     """Read count, seed and target from the command line; print a table."""
-    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    only = sys.argv[3] if len(sys.argv) > 3 else ""
-    print(f"fuzzing the wire: {inputs} inputs, seed {seed}", flush=True)  # noqa: T201  -- a program's output
-    outcomes = run_fuzz(inputs, seed, lambda line: print(line, flush=True), only)  # noqa: T201  -- a program's output
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{count:9}  {outcome}")  # noqa: T201  -- a program's output
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak_mib:.0f} MiB")  # noqa: T201  -- a program's output
+    inputs, seed, only = arguments()
+    say(f"fuzzing the wire: {inputs} inputs, seed {seed}")
+    show(run_fuzz(inputs, seed, say, only))
 
 
 if __name__ == "__main__":

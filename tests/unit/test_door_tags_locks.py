@@ -17,6 +17,7 @@ from meshhold.errors import BucketNotEmptyError, LockedError
 from meshhold.model.grant import Permission
 from meshhold.rules.bucket import BucketRules
 from meshhold.rules.versioning import Versioning
+from meshhold.store.directory import Bucket
 
 LOCKABLE = "lockable"
 TAGGING = "<Tagging><TagSet>{}</TagSet></Tagging>"
@@ -318,15 +319,23 @@ async def test_an_operator_goes_around_governance(door: DoorUnderTest) -> None:
     assert door.node.vaults.known_alias(LOCKABLE) is None
 
 
-async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(door: DoorUnderTest) -> None:
-    """An object of the time before versions is locked; to another node its bucket never kept any, or does no more."""
+async def lock_an_old_object(door: DoorUnderTest) -> tuple[Bucket, Bucket]:
+    """Lock an object from before versions; return its bucket as nodes see it that have not heard of that.
+
+    To one it never kept versions, to the other it does no more.
+    """
     assert (await door.call("PUT", "/plain/photo", b"bytes")).status == 200
     never = door.node.vaults.bucket("plain")
     enable = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
     assert (await door.call("PUT", "/plain?versioning", enable)).status == 200
     assert (await door.call("PUT", "/plain?object-lock", LOCK.format("").encode())).status == 200
     assert (await door.call("PUT", "/plain/photo?retention", retention("COMPLIANCE", 1))).status == 200
-    suspended = replace(never, rules=BucketRules(versioning=Versioning.SUSPENDED))
+    return never, replace(never, rules=BucketRules(versioning=Versioning.SUSPENDED))
+
+
+async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(door: DoorUnderTest) -> None:
+    """An object of the time before versions is locked; to another node its bucket never kept any, or does no more."""
+    never, suspended = await lock_an_old_object(door)
     objects = door.node.door.objects
     with pytest.raises(LockedError):
         await objects.delete(suspended, b"photo")
@@ -338,13 +347,7 @@ async def test_a_node_that_has_not_heard_of_the_locks_loses_no_locked_version(do
 async def test_a_wall_clock_that_jumps_opens_no_lock_in_a_bucket_that_was_suspended(
     door: DoorUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (await door.call("PUT", "/plain/photo", b"bytes")).status == 200
-    never = door.node.vaults.bucket("plain")
-    enable = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-    assert (await door.call("PUT", "/plain?versioning", enable)).status == 200
-    assert (await door.call("PUT", "/plain?object-lock", LOCK.format("").encode())).status == 200
-    assert (await door.call("PUT", "/plain/photo?retention", retention("COMPLIANCE", 1))).status == 200
-    suspended = replace(never, rules=BucketRules(versioning=Versioning.SUSPENDED))
+    _, suspended = await lock_an_old_object(door)
     objects = door.node.door.objects
     later_ms = objects.stacks._now_ms() + 3 * 86_400_000
     monkeypatch.setattr(objects.stacks, "_now_ms", lambda: later_ms)

@@ -15,6 +15,7 @@ from meshhold.s3.objects.acls import check_acl
 from meshhold.s3.objects.combining import part_algorithm
 from meshhold.s3.objects.customer import hiding_of, part_hiding_of, shown_by
 from meshhold.s3.objects.extras import extras_of
+from meshhold.s3.objects.multipart import part_place
 from meshhold.s3.objects.versions import requested_version, version_headers, written_headers
 from meshhold.s3.syntax.body import PartDigests
 from meshhold.s3.syntax.checksums import SIZES, checksum_elements, new_checksum
@@ -28,7 +29,6 @@ from meshhold.s3.syntax.options import (
     stored_headers,
     user_metadata,
 )
-from meshhold.s3.syntax.parts import parse_part_number
 from meshhold.s3.syntax.query import parse_copy_source
 from meshhold.s3.syntax.ranges import parse_copy_range
 from meshhold.s3.syntax.xml import document, tag
@@ -155,11 +155,7 @@ def _extras(
 
 async def upload_part_copy(door: Door, request: Request) -> Response:
     """Make a part from an object or a range of it."""
-    bucket = door.allow(request, "s3:PutObject")
-    check_options(request)
-    number = parse_part_number(request.query.get("partNumber"))
-    upload_id = request.query.get("uploadId") or ""
-    upload = await door.uploads.find(bucket, request.key, upload_id)
+    bucket, upload_id, number, upload = await part_place(door, request)
     source_bucket, source_key, source = await _find_source(door, request)
     chosen = parse_copy_range(request.header(b"x-amz-copy-source-range"), source.size)
     start, stop = (0, source.size) if chosen is None else (chosen[0], chosen[1] + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from meshhold.model.entry import Upload
 from meshhold.s3.buckets.lifecycle import abort_headers, expiration_headers
@@ -32,6 +33,7 @@ from meshhold.s3.syntax.xml import document, parse_complete, tag
 from meshhold.sealing.content import PartRow
 from meshhold.store.contract import Digested
 from meshhold.store.customer import HiddenBody, check_key, seal_of
+from meshhold.store.directory import Bucket
 
 _OWNER = f"<Owner>{tag('ID', OWNER)}{tag('DisplayName', OWNER)}</Owner>"
 
@@ -65,13 +67,27 @@ async def create_upload(door: Door, request: Request) -> Response:
     return response
 
 
-async def upload_part(door: Door, request: Request) -> Response:
-    """Keep one part, durable when this answers."""
+class PartPlace(NamedTuple):
+    """Where a part is to go."""
+
+    bucket: Bucket
+    upload_id: str
+    number: int
+    upload: Upload
+
+
+async def part_place(door: Door, request: Request) -> PartPlace:
+    """Return which part of which upload a request sends. Errors: what its sender, its options or its number refuse."""
     bucket = door.allow(request, "s3:PutObject")
     check_options(request)
     number = parse_part_number(request.query.get("partNumber"))
     upload_id = request.query.get("uploadId") or ""
-    upload = await door.uploads.find(bucket, request.key, upload_id)
+    return PartPlace(bucket, upload_id, number, await door.uploads.find(bucket, request.key, upload_id))
+
+
+async def upload_part(door: Door, request: Request) -> Response:
+    """Keep one part, durable when this answers."""
+    bucket, upload_id, number, upload = await part_place(door, request)
     said = announced(request.headers)
     check_part(upload, said.algorithm)
     hiding = part_hiding_of(request, upload)
