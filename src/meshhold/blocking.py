@@ -19,6 +19,8 @@ PATIENCE_S: Final = 0.001
 """A call that ends sooner needed no help; a longer one costs the loop one pause per this time."""
 PAUSE_S: Final = 0.00005
 """A thread on a virtual machine wakes up in about this time; with the timer's slack, a tenth of `PATIENCE_S`."""
+REST_S: Final = 2 * PAUSE_S
+"""A wait of the loop in which a thread surely woke up: as long as a pause takes, with the timer's slack."""
 
 _T = TypeVar("_T")
 
@@ -73,20 +75,29 @@ async def _in_a_thread(call: Callable[[], _T]) -> _T:
     return answer
 
 
-class GiveWay:
-    """Gives the interpreter lock to the calls of the runners that it wraps, while `run` runs."""
+class GiveWay(trio.abc.Instrument):
+    """Gives the interpreter lock to the calls of the runners that it wraps, while it is among the loop's instruments.
 
-    def __init__(self, pause: Callable[[float], object] = time.sleep) -> None:
+    The loop tells it of each of its waits for the system: a few of them are real rests, in which a thread gets the lock
+    by itself. Looking there costs a microsecond, where a task with a timer of its own cost the loop up to a tenth.
+    """
+
+    def __init__(
+        self, pause: Callable[[float], object] = time.sleep, now_s: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._pause = pause
+        self._now_s = now_s
         self._calls = 0
-        self._begun = trio.Event()
+        self._wait_began_s = 0.0
+        self._busy_since_s = 0.0
 
     def wrap(self, run_blocking: RunBlocking) -> RunBlocking:
         """Return a runner whose calls the loop makes room for."""
 
         async def run(function: Callable[..., _T], /, *arguments: Any) -> _T:
+            if not self._calls:
+                self._busy_since_s = self._now_s()
             self._calls += 1
-            self._begun.set()
             try:
                 return await run_blocking(function, *arguments)
             finally:
@@ -94,22 +105,30 @@ class GiveWay:
 
         return run
 
-    async def run(self) -> None:
-        """Pause the loop now and then for as long as calls are under way, until cancelled."""
-        while True:
-            if not self._calls:
-                self._begun = trio.Event()
-                await self._begun.wait()
-            await trio.sleep(PATIENCE_S)
-            if self._calls:
-                self._pause(PAUSE_S)
+    def before_io_wait(self, timeout: float) -> None:
+        """Note when the loop begins to wait."""
+        del timeout
+        self._wait_began_s = self._now_s()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Pause, if calls are under way and the loop has not rested for as long as they are to be patient."""
+        del timeout
+        if not self._calls:
+            return
+        now_s = self._now_s()
+        if now_s - self._wait_began_s >= REST_S:
+            self._busy_since_s = now_s
+        elif now_s - self._busy_since_s >= PATIENCE_S:
+            self._pause(PAUSE_S)
+            self._busy_since_s = self._now_s()
 
 
 @asynccontextmanager
 async def open_threads(*sizes: int) -> AsyncIterator[list[RunBlocking]]:
     """Yield a runner for each size: so many calls of it run at once, and a busy loop gives way to all of them."""
     give_way = GiveWay()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_way.run)
+    trio.lowlevel.add_instrument(give_way)
+    try:
         yield [give_way.wrap(in_threads(size)) for size in sizes]
-        nursery.cancel_scope.cancel()
+    finally:
+        trio.lowlevel.remove_instrument(give_way)

@@ -9,35 +9,88 @@ import pytest
 import trio
 import trio.testing
 
-from meshhold.blocking import PATIENCE_S, PAUSE_S, GiveWay, in_threads
+from meshhold.blocking import PATIENCE_S, PAUSE_S, REST_S, GiveWay, in_threads, open_threads
 
 
-async def test_the_loop_pauses_only_while_a_blocking_call_is_under_way(
-    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio finds the clock by the argument
-) -> None:
-    pauses: list[float] = []
-    done = trio.Event()
+class _Loop:
+    """An event loop's day, by the clock that it gives to what watches it."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.pauses_at_s: list[float] = []
+        self.give_way = GiveWay(self._pause, lambda: self.now_s)
+
+    def _pause(self, seconds: float) -> None:
+        assert seconds == PAUSE_S
+        self.pauses_at_s.append(self.now_s)
+        self.now_s += 2 * seconds  # the timer's slack
+
+    def turn(self, *, busy_s: float, waits_s: float) -> None:
+        """Run tasks for a while, then wait for the system."""
+        self.now_s += busy_s
+        self.give_way.before_io_wait(waits_s)
+        self.now_s += waits_s
+        self.give_way.after_io_wait(waits_s)
+
+    def run(self, seconds: float, *, busy_s: float, waits_s: float) -> int:
+        """Take turns for so long; return how often it paused."""
+        before, end_s = len(self.pauses_at_s), self.now_s + seconds
+        while self.now_s < end_s:
+            self.turn(busy_s=busy_s, waits_s=waits_s)
+        return len(self.pauses_at_s) - before
+
+
+async def test_a_busy_loop_pauses_only_while_a_blocking_call_is_under_way() -> None:
+    loop = _Loop()
+    end = trio.Event()
 
     async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
-        await trio.sleep(PATIENCE_S * 3.5)
+        await end.wait()
         return function(*arguments)
 
-    give_way = GiveWay(pauses.append)
-    run_blocking = give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+    run_blocking = loop.give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+    assert loop.run(0.1, busy_s=100e-6, waits_s=5e-6) == 0
 
     async def call() -> None:
         assert await run_blocking(max, 1, 2) == 2
-        done.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_way.run)
-        await trio.sleep(1.0)
-        assert pauses == []
+        began_s = loop.now_s
         nursery.start_soon(call)
-        await done.wait()
-        await trio.sleep(1.0)
-        nursery.cancel_scope.cancel()
-    assert pauses == [PAUSE_S] * 3
+        await trio.testing.wait_all_tasks_blocked()
+        paused = loop.run(0.1, busy_s=100e-6, waits_s=5e-6)
+        assert 0.1 / (PATIENCE_S + 4 * PAUSE_S) < paused <= 0.1 / PATIENCE_S
+        assert loop.pauses_at_s[0] - began_s >= PATIENCE_S
+        end.set()
+    assert loop.run(0.1, busy_s=100e-6, waits_s=5e-6) == 0
+
+
+async def test_a_loop_that_rests_by_itself_is_not_paused() -> None:
+    loop = _Loop()
+    end = trio.Event()
+
+    async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
+        await end.wait()
+        return function(*arguments)
+
+    run_blocking = loop.give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_blocking, max, 1, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert loop.run(0.1, busy_s=500e-6, waits_s=REST_S) == 0
+        assert loop.run(0.1, busy_s=500e-6, waits_s=REST_S / 2) > 0
+        end.set()
+
+
+async def test_the_loop_tells_of_its_waits_while_threads_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(GiveWay, "after_io_wait", lambda _self, timeout: looks.append(timeout))
+    async with open_threads(1, 2) as runners:
+        assert [await run_blocking(max, 1, 2) for run_blocking in runners] == [2, 2]
+    assert looks
+    looks.clear()
+    await trio.lowlevel.checkpoint()
+    assert not looks
 
 
 async def test_a_call_in_a_thread_returns_raises_and_takes_turns() -> None:
