@@ -26,6 +26,7 @@ from meshhold.admin.services import (
     Recovery,
     Repairs,
     Rings,
+    Safekeeping,
     Secrets,
     Status,
     Vaults,
@@ -89,6 +90,7 @@ def make_dispatch(
     repairs: Repairs | None = None,
     secrets: Secrets | None = None,
     recovery: Recovery | None = None,
+    safekeeping: Safekeeping | None = None,
     expiry: Expiry | None = None,
     counts: Counts | None = None,
     founding: Founding | None = None,
@@ -108,6 +110,8 @@ def make_dispatch(
         calls |= _secret_calls(secrets)
     if recovery is not None:
         calls |= _recovery_calls(recovery)
+    if safekeeping is not None:
+        calls |= _safekeeping_calls(safekeeping)
     if expiry is not None:
         calls |= _expiry_calls(expiry)
     if counts is not None:
@@ -465,3 +469,10 @@ def _recovery_calls(recovery: Recovery) -> dict[str, _Call]:
         "vault.recovery": _Call(plan, {"vault": _TEXT}),
         "vault.recover": _Call(recover, {"vault": _TEXT}, long=True),
     }
+
+
+def _safekeeping_calls(safekeeping: Safekeeping) -> dict[str, _Call]:
+    async def snapshot(args: dict[str, Any], progress: Progress) -> Any:
+        return await safekeeping.snapshot(args["vault"], progress)
+
+    return {"vault.snapshot": _Call(snapshot, {"vault": _TEXT}, long=True)}

@@ -260,6 +260,13 @@ class Recovery(Protocol):
         """Bring it back; return the view with `rows`, those that were put back."""
 
 
+class Safekeeping(Protocol):
+    """Indexes kept as chunks because somebody asks. The view is a dataclass of plain values."""
+
+    async def snapshot(self, vault: str, progress: ReportProgress, /) -> Any:
+        """Take a snapshot and wait until it has its copies; the view carries `lacking`, the chunks that do not."""
+
+
 Status = Callable[[], dict[str, Any]]
 """Returns node_id, name, version, uptime_s, data_dir, s3_addr (`""` when off), region, disk_total, disk_free (bytes),
 vaults, objects (counts), mesh (a sentence) and indexes: for each vault whose index this node keeps `vault`, `name` and

@@ -1,4 +1,4 @@
-"""`vault export`, `vault import`, `vault recover`: its secrets in a safe place, its index after a disaster."""
+"""`vault export|import|snapshot|recover`: its secrets in a safe place, its index before and after a disaster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from meshhold.cli.output import SHORT_LENGTH, printable, size_text, time_text
 from meshhold.cli.session import Session, client_options
 from meshhold.errors import RefusedError
 
+_MORE_MACHINES: Final = "More machines of the mesh, or disks that were in them, may bring back more: add those first."
 _WARNING: Final = "Whoever has this word can read and change everything in the vault. Keep it off these machines."
 
 
@@ -40,8 +41,68 @@ def import_vault(session: Session, secrets: str) -> None:
 
     def people() -> None:
         print(printable(f"this node is a trusted member of vault {found['name']} ({found['id'][:SHORT_LENGTH]})"))
+        if found["objects"] is None:
+            for line in _index_lines(found):
+                click.echo(printable(line), err=True)
 
     session.show(found, people)
+
+
+def _index_lines(found: dict[str, Any]) -> list[str]:
+    """Return what to do where nobody tells what is in a vault."""
+    taken_ms, short = found["snapshot_ms"], found["id"][:SHORT_LENGTH]
+    if taken_ms is None:
+        return ["Nobody who keeps its index answers yet, and no snapshot of it is known here.", _MORE_MACHINES]
+    return [
+        f"Nobody who keeps its index answers yet; a snapshot of {time_text(taken_ms)} is known here.",
+        _MORE_MACHINES,
+        f"If those that kept the index are gone for good: meshhold vault recover {short}",
+    ]
+
+
+@click.command()
+@click.argument("vault_ref", metavar="VAULT")
+@client_options
+@click.pass_obj
+def snapshot(session: Session, vault_ref: str) -> int:
+    """Keep a vault's index as chunks now, as the daemon does every hour, and wait until these have all their copies.
+
+    Exits with 1 if some of them have not, and nothing comes nearer to that for a minute.
+    """
+    taken = session.call("vault.snapshot", {"vault": vault_ref}, long=True)
+    session.show(taken, lambda: print("\n".join(map(printable, _snapshot_lines(taken)))))
+    return 1 if taken["lacking"] else 0
+
+
+def _snapshot_lines(taken: dict[str, Any]) -> list[str]:
+    """Return when it was taken, what it covers, where it is, and how it is used."""
+    short, chunks = taken["vault"][:SHORT_LENGTH], taken["chunks"]
+    what = "snapshot" if taken["is_new"] else "nothing has changed since the snapshot"
+    when, size = time_text(taken["taken_ms"]), size_text(taken["bytes"])
+    lines = [f"vault {taken['name']}: {what} of {when}, {taken['objects']} objects, {size}"]
+    if taken["lacking"]:
+        of_them = f"{taken['lacking']} of its {chunks} chunks" if chunks > 1 else "its one chunk"
+        lines.append(f"not yet on {_machines(taken['wanted'])}: {of_them}; on how many at least: {taken['copies']}")
+        lines += [f"not asked: {node}: {reason}" for node, reason in taken["silent"].items()]
+        lines.append("repair goes on by itself: meshhold status")
+    else:
+        of_them = f"each of its {chunks} chunks" if chunks > 1 else "its one chunk"
+        lines.append(f"{of_them} is on {_machines(taken['copies'])}")
+    if taken["wanted"] < taken["factor"]:
+        lines.append(
+            f"{taken['factor']} copies are wanted, and there is no more than {_machines(taken['wanted'])} for them: "
+            f"meshhold vault add-member {short} NODE"
+        )
+    return [
+        *lines,
+        f"when those that keep the index are lost: meshhold vault recover {short}",
+        f"when all trusted ones are lost: first meshhold vault import, with what meshhold vault export {short} prints",
+        "step by step: docs/operations.md, Disaster recovery; why: docs/recovery.md",
+    ]
+
+
+def _machines(count: int) -> str:
+    return "1 machine" if count == 1 else f"{count} machines"
 
 
 @click.command()
@@ -91,4 +152,4 @@ def _confirmed(plan: dict[str, Any]) -> bool:
         return False
 
 
-RECOVERY_COMMANDS: Final = (export_vault, import_vault, recover)
+RECOVERY_COMMANDS: Final = (export_vault, import_vault, snapshot, recover)

@@ -41,6 +41,7 @@ from meshhold.store.expiry_walk import Stores
 from meshhold.store.founding import Founding
 from meshhold.store.gates import Gates
 from meshhold.store.index_replicas import IndexReplicas
+from meshhold.store.labels import Labelling
 from meshhold.store.listing import Listing
 from meshhold.store.lock_clock import LockClock
 from meshhold.store.members import Members
@@ -50,6 +51,7 @@ from meshhold.store.renewal import Renewal
 from meshhold.store.repairs import Repairs
 from meshhold.store.rings import Rings
 from meshhold.store.roll_call import RollCall
+from meshhold.store.safekeeping import Safekeeping
 from meshhold.store.secrets import Secrets
 from meshhold.store.uploads import Uploads
 from meshhold.store.vaults import Vaults
@@ -82,8 +84,10 @@ class Node:
     drains: Drains
     snapshots: Snapshots
     recovery: Recovery
+    safekeeping: Safekeeping
     secrets: Secrets
     index_news: IndexNews
+    labelling: Labelling
     repairs: Repairs
     chunks: ChunkStore
     expiry: Expiry
@@ -187,7 +191,11 @@ def _assemble(base: Foundation) -> Node:
         drains=_make_drains(base, index_replicas),
         snapshots=snapshots,
         recovery=_make_recovery(base, vaults, roll_call, snapshots),
-        secrets=Secrets(directory, vaults),
+        safekeeping=Safekeeping(
+            vaults, snapshots, fellowship, base.identity.node_id, base.labelling, name_of=nodes.name_of
+        ),
+        secrets=Secrets(directory, vaults, base.labelling),
+        labelling=base.labelling,
         index_news=IndexNews(base.keeper, keeping.seats),
         repairs=Repairs(directory, vaults, fellowship, chunk_keeping.repair, nodes.name_of),
         index_replicas=index_replicas,
@@ -233,7 +241,7 @@ def _make_collection(base: Foundation, renewal: Renewal) -> tuple[Snapshots, Col
         chunk_keeping.reader,
         renewal,
         now_ms,
-        leads=lambda vault: not chunk_keeping.copies.is_alone(vault) and collector.leads(vault),
+        leads=lambda vault: collector.leads(vault),  # noqa: PLW0108 - it is made after this, which it needs
     )
     collector = Collector(
         registers,

@@ -18,6 +18,7 @@ from typing import Final
 from meshhold.blocking import RunBlocking, open_threads
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.chunkstore.disk import DiskChunkStore
+from meshhold.chunkstore.disk_labels import DiskLabels
 from meshhold.config import Config
 from meshhold.crypto.identity import Identity
 from meshhold.index.sqlite import SqliteIndex, open_index
@@ -41,6 +42,7 @@ from meshhold.replication.index.index_room import IndexRoom
 from meshhold.replication.index.seats import Seats
 from meshhold.replication.records.record_keeper import RecordKeeper
 from meshhold.store.directory import Directory
+from meshhold.store.labels import Labelling
 from meshhold.store.nodes import Nodes
 
 COMMIT_THREADS: Final = 2  # one commits, one moves the log into the file
@@ -63,6 +65,7 @@ class Foundation:
     mesh: Mesh
     keeping: IndexKeeping
     chunk_keeping: ChunkKeeping
+    labelling: Labelling
 
 
 def now_ms() -> int:
@@ -110,8 +113,22 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
         chunk_keeping = ChunkKeeping(chunks, identity.node_id, around, run_blocking, run_for_others)
         mesh.serve(chunk_keeping.register, chunk_keeping.greet)
         keeper.follow(chunk_keeping.hear)
+        labels = DiskLabels(data_dir / "chunks")
+        labelling = Labelling(labels, keeper, run_for_others, chunk_keeping.vaults, identity.node_id)
+        await labelling.take_unknown()
         yield Foundation(
-            config, identity, clock, run_blocking, chunks, keeper, directory, nodes, mesh, keeping, chunk_keeping
+            config,
+            identity,
+            clock,
+            run_blocking,
+            chunks,
+            keeper,
+            directory,
+            nodes,
+            mesh,
+            keeping,
+            chunk_keeping,
+            labelling,
         )
 
 

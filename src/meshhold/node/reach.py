@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from meshhold.errors import UnavailableError
+from meshhold.errors import PeerUnreachableError
 from meshhold.membership.member import State
 from meshhold.model.ids import NodeId
 from meshhold.peering.gossip import Gossip
@@ -22,7 +22,7 @@ class Reach:
         self._gossip = gossip
 
     async def call(self, peer: NodeId, name: str, body: Any, *, timeout_s: float) -> Any:
-        """Ask a peer; see `Peering.call`. Errors: `UnavailableError` besides, while there is no mesh."""
+        """Ask a peer; see `Peering.call`. Errors: `PeerUnreachableError` too while there is no mesh."""
         return await self._open().call(peer, name, body, timeout_s=timeout_s)
 
     @asynccontextmanager
@@ -55,5 +55,5 @@ class Reach:
     def _open(self) -> Peering:
         peering = self._peering()
         if peering is None:
-            raise UnavailableError("this node is in no mesh", "see `meshhold invite` and `meshhold join`")
+            raise PeerUnreachableError("this node is in no mesh", "see `meshhold invite` and `meshhold join`")
         return peering

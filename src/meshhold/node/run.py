@@ -103,6 +103,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
                 repairs=node.repairs,
                 secrets=node.secrets,
                 recovery=node.recovery,
+                safekeeping=node.safekeeping,
                 expiry=node.expiry,
                 counts=node.counters.view,
                 founding=node.founding,
@@ -112,6 +113,7 @@ async def _run(config: Config, on_ready: Callable[[], None] | None) -> None:
             background.start_soon(node.mesh.run)
             background.start_soon(node.keeping.run)
             background.start_soon(node.chunk_keeping.run)
+            background.start_soon(node.labelling.run)
             background.start_soon(node.index_replicas.run)
             background.start_soon(node.index_news.run)
             background.start_soon(node.snapshots.run, node.open_keys)

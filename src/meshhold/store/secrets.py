@@ -5,16 +5,16 @@ Whoever has the word can read and sign for the vault, whatever its records say o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgpack
 
 from meshhold.crypto.identity import seal_to
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
-from meshhold.model.ids import short_id
+from meshhold.model.ids import VaultId, short_id
 from meshhold.model.word import decode_word, encode_word
-from meshhold.registry.record import Kind
+from meshhold.registry.record import Kind, Record
 from meshhold.registry.shape import EPOCHS_MAX
 from meshhold.store.directory import TRUSTED, Directory
 from meshhold.store.vaults import Vaults, VaultView
@@ -47,12 +47,20 @@ def decode_secrets(text: str) -> VaultKeys:
         ) from error
 
 
+class Beside(Protocol):
+    """Whoever reads the records that lie beside chunks; see `store.labels`."""
+
+    async def take(self, vault: VaultId) -> int:
+        """Learn what lies beside a vault's chunks on this disk; return how many records were news."""
+
+
 class Secrets:
     """Secrets of the vaults that this node is trusted in. Resources: borrows its collaborators."""
 
-    def __init__(self, directory: Directory, vaults: Vaults) -> None:
+    def __init__(self, directory: Directory, vaults: Vaults, beside: Beside | None = None) -> None:
         self._directory = directory
         self._vaults = vaults
+        self._beside = beside
 
     def export(self, vault: str) -> str:
         """Return a vault's secrets as one word. Errors: `NoSuchVaultError`."""
@@ -61,16 +69,13 @@ class Secrets:
     async def take(self, word: str) -> VaultView:
         """Make this node a trusted member of the vault that these are the secrets of; return its view.
 
+        What the mesh does not know of it may lie beside its chunks on this disk.
         Errors: `InvalidError` for another word, or one from before the vault's keys were rotated; `NotFoundError` if
-        this mesh knows no such vault; `ConflictError` if this node is trusted already.
+        neither this mesh nor this disk knows such a vault; `ConflictError` if this node is trusted already.
         """
         keys = decode_secrets(word)
         vault, node = keys.vault_id, self._directory.identity.node_id
-        record = self._directory.registry.get(Kind.VAULT, vault)
-        if record is None:
-            raise NotFoundError(
-                f"no node that this one has met knows vault {short_id(vault)}", "join its mesh first: meshhold join"
-            )
+        record = await self._known(vault)
         if vault in self._directory.by_id and keys.epoch <= self._directory.by_id[vault].keys.epoch:
             raise ConflictError(f"this node is a trusted member of vault {short_id(vault)} already")
         try:
@@ -85,3 +90,19 @@ class Secrets:
         member = self._directory.vault_record(keys, Kind.MEMBER, f"{vault}/{node}", public=public, private={})
         await self._directory.write(member)
         return await self._vaults.view(vault)
+
+    async def _known(self, vault: VaultId) -> Record:
+        """Return the vault's own record. Errors: `NotFoundError`."""
+        registry = self._directory.registry
+        if self._beside is not None and registry.known(Kind.VAULT, vault) is None:
+            await self._beside.take(vault)
+        record, is_deleted = registry.get(Kind.VAULT, vault), registry.known(Kind.VAULT, vault) is not None
+        if record is None and is_deleted:
+            raise NotFoundError(f"vault {short_id(vault)} was deleted, and what was kept of it is gone")
+        if record is None:
+            raise NotFoundError(
+                f"no node that this one has met knows vault {short_id(vault)}, and no chunks of it are on this disk",
+                "join its mesh first: meshhold join; or stop this node, move the folder chunks/ of a machine that kept "
+                f"it, or chunks/{vault} from it, into this one's data directory, and start it again",
+            )
+        return record

@@ -45,7 +45,8 @@ _LOG: Final = logging.getLogger("meshhold.snapshot")
 class Snapshot:
     """A vault's index as of `taken_ms` (since 1970): live objects, their `size` in bytes, and where its rows are.
 
-    `former` is where those of the one before it are; `digest` what this node's replica hashed to when it was taken.
+    `former` is where those of the one before it are; `digest` what this node's replica hashed to when it was taken,
+    nothing if it did not vote.
     """
 
     taken_ms: int
@@ -112,6 +113,7 @@ class Snapshots:
         self._leads = leads
         self._sleep = sleep
         self._damaged: set[VaultId] = set()
+        self._turn = trio.Lock()
 
     async def run(self, vaults: Callable[[], Iterable[VaultKeys]]) -> NoReturn:
         """Take one of each vault that this node leads and that changed, every hour, until cancelled."""
@@ -133,13 +135,19 @@ class Snapshots:
     async def take(self, keys: VaultKeys) -> Snapshot | None:
         """Keep the index as it is now, durable and told to the mesh when this returns; None if it did not change.
 
+        Any trusted member can do so; one whose replica does not vote cannot tell whether it changed, and keeps it.
         Errors: `UnavailableError` if the index cannot be read or the blocks cannot be kept; `IntegrityError`.
         """
+        async with self._turn:
+            return await self._take(keys)
+
+    async def _take(self, keys: VaultKeys) -> Snapshot | None:
         vault = keys.vault_id
         taken_ms = self._now_ms()
-        digest = hash_bytes(self._index.bucket_digests(vault))
+        knows = self._registers.seats.votes(vault)
+        digest = hash_bytes(self._index.bucket_digests(vault)) if knows else b""
         newest = self.newest(keys)
-        if newest is not None and newest.digest == digest and vault not in self._damaged:
+        if knows and newest is not None and newest.digest == digest and vault not in self._damaged:
             return None
         with self._writer.in_flight():
             known = {} if newest is None else await self._known_blocks(keys, newest)
@@ -206,6 +214,11 @@ class Snapshots:
         except IntegrityError as error:
             _LOG.warning("the snapshot of vault %s cannot be opened: %s", short_id(keys.vault_id), error)
             return None
+
+    async def blocks(self, keys: VaultKeys, snapshot: Snapshot) -> AsyncIterator[Ref]:
+        """Yield every chunk that a snapshot is made of. Errors: as `read`."""
+        async for ref in walk_refs(self._reader, keys, snapshot.content):
+            yield ref
 
     async def read(self, keys: VaultKeys, snapshot: Snapshot) -> AsyncIterator[list[IndexRow]]:
         """Yield a snapshot's rows, block by block. Errors: `IntegrityError`, `UnavailableError` of the chunks."""
