@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -40,27 +40,39 @@ from tests.fuzz_s3_inputs import (
 
 from meshhold.model.grant import Permission
 from meshhold.s3.http.application import Application
+from meshhold.s3.http.head import RequestHead
 from meshhold.web.app import WebApp
 
 REPORT_EVERY: Final = 50_000
 _BODILESS: Final = (204, 304)
 
 
-@dataclass
 class _Stream:
-    broken: bool = False
+    """A client that has sent a body already, and takes whatever comes."""
+
+    stall_s = DEADLINE_S
+    closing = broken = False
+    rest = b""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self.sent = b""
+
+    def receive_now(self, size: int) -> bytes:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        assert len(piece) <= size, "more is read than the body"
+        return piece
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sent += data
 
 
-@dataclass
-class _Http:
-    client_waits: bool = False
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Answer:
-    status: int = 0
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
     @property
     def code(self) -> str:
@@ -73,31 +85,35 @@ async def ask(app: Application, given: Input, port: int) -> _Answer:
     headers = [(name.lower().encode(), value.encode()) for name, value in given.headers.items()]
     if given.body and b"content-length" not in dict(headers):
         headers.append((b"content-length", b"%d" % len(given.body)))
-    scope: dict[str, Any] = {
-        "type": "http", "method": given.method, "raw_path": path.encode(), "query_string": query.encode(),
-        "headers": headers, "http_version": "1.1", "server": ("127.0.0.1", port), "client": ("127.0.0.1", 5),
-        "state": {"stream": _Stream(), "http": _Http()},
-    }  # fmt: skip
-    pieces = [given.body[:1000], given.body[1000:]]
-    answer = _Answer()
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-
-    async def send(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            answer.status, answer.headers = message["status"], message["headers"]
-        else:
-            answer.body += message["body"]
-
+    announced = int(dict(headers).get(b"content-length", b"0"))
+    head = RequestHead(
+        given.method, path.encode(), query.encode(), headers, peer="127.0.0.5", port=port, length=announced
+    )
+    stream: Any = _Stream([piece for piece in (given.body[:1000], given.body[1000:]) if piece])
     with trio.fail_after(DEADLINE_S):
-        await app(scope, receive, send)
-    h11.Response(status_code=answer.status, headers=answer.headers)  # refuses what would break the answer's head
+        await app.serve(head, stream)
+    answer = _read_answer(stream.sent, given.method)
     assert answer.status != 500, answer.body.decode()
     length = dict(answer.headers).get(b"content-length")
     if given.method != "HEAD" and answer.status not in _BODILESS:
         assert length == b"%d" % len(answer.body), "the answer's length is not what it says"
     return answer
+
+
+def _read_answer(raw: bytes, method: str) -> _Answer:
+    """Return what another implementation of HTTP reads, which must be one whole answer."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="HEAD" if method == "HEAD" else "GET", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(raw)
+    events: list[Any] = [client.next_event()]
+    while type(events[-1]) is not h11.EndOfMessage:
+        assert events[-1] is not h11.NEED_DATA, f"an answer ends early: {raw!r}"
+        events.append(client.next_event())
+    finals = [event for event in events if type(event) is h11.Response]
+    body = b"".join(bytes(event.data) for event in events if type(event) is h11.Data)
+    assert len(finals) == 1, raw
+    return _Answer(finals[0].status_code, list(finals[0].headers), body)
 
 
 class Fuzzer:

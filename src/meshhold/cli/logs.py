@@ -10,8 +10,7 @@ from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("console", "json")
-# these two log each socket event at debug level; nobody who asks for the node's debug lines wants them
-_CHATTY: Final = ("asyncio", "hypercorn.access")
+_CHATTY: Final = ("asyncio",)  # logs each socket event at debug level, which are not the node's lines
 
 
 class _ConsoleFormatter(logging.Formatter):

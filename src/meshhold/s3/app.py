@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from meshhold.errors import FatalError, UnavailableError
 from meshhold.model.ids import AccessKeyId
@@ -14,14 +13,15 @@ from meshhold.s3.errors import S3Error, render_error
 from meshhold.s3.exchange import XML, Request, Response, encode_header
 from meshhold.s3.http.application import Application, check_framing
 from meshhold.s3.http.conversation import Conversation
+from meshhold.s3.http.head import RequestHead
 from meshhold.s3.recording.operations import operation_name
 from meshhold.s3.routes import find_handler
 from meshhold.s3.syntax.query import decode_key
-from meshhold.s3.syntax.sigv4 import Head, SigningKeys, parse_claim, verify
+from meshhold.s3.syntax.sigv4 import SigningKeys, parse_claim, verify
 
 
 class S3App(Application):
-    """The door's ASGI application."""
+    """The S3 door's application."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class S3App(Application):
         self._door = door
         self._signing_keys = SigningKeys()
 
-    async def respond(self, scope: dict[str, Any], talk: Conversation) -> Response:
+    async def respond(self, head: RequestHead, talk: Conversation) -> Response:
         """Admit the request, and let its handler answer."""
-        if scope["method"] == "OPTIONS":
-            return preflight(self._door, scope)
-        request = self._admit(scope, talk)
+        if head.method == "OPTIONS":
+            return preflight(self._door, head)
+        request = self._admit(head, talk)
         talk.sender, talk.bucket = request.access_key, request.bucket_name
         handler = find_handler(request)
         talk.operation = operation_name(handler)
@@ -56,26 +56,24 @@ class S3App(Application):
             response.headers += answer_headers(bucket.rules.cors, request.head.method, request.headers)
         return response
 
-    def refusal(self, scope: dict[str, Any], error: S3Error, request_id: str) -> Response:
+    def refusal(self, head: RequestHead | None, error: S3Error, request_id: str) -> Response:
         """Return S3's error document; a page of another origin may read it where the bucket lets it."""
-        resource = scope["raw_path"].decode("latin-1") if scope else ""
-        headers = [XML, *(headers_of_refusal(self._door, scope) if scope else ())]
+        resource = "" if head is None else head.raw_path.decode("latin-1")
+        headers = [XML, *(() if head is None else headers_of_refusal(self._door, head))]
         return Response(error.status, headers, render_error(error, resource, request_id, self._host_id))
 
-    def _admit(self, scope: dict[str, Any], talk: Conversation) -> Request:
+    def _admit(self, head: RequestHead, talk: Conversation) -> Request:
         """Check framing and signature; return the request with its sender."""
-        raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
-        head = Head(scope["method"], scope["raw_path"], scope["query_string"], raw_headers)
-        check_framing(raw_headers, head.by_name(), scope["http_version"])
+        check_framing(head)
         bucket, key = decode_key(head.raw_path)
         request = Request(head, bucket, key, talk.receive)
-        request.peer = scope["client"][0] if scope["client"] else ""
+        request.peer = head.peer
         region = self.settings.region
         claim = parse_claim(head, self._now_s(), region)
         if claim is not None:
             secret = self._door.secret(claim.access_key_id)
             request.signing_key = self._signing_keys.get(claim.access_key_id, secret, claim.scope_date, claim.region)
-            verify(claim, head, request.signing_key, scope["server"][1] if scope["server"] else None)
+            verify(claim, head, request.signing_key, head.port)
             request.claim = claim
             if claim.presigned:  # what a signer moved into the URL counts as the headers that it stands for
                 request.headers = _hoisted(request) | request.headers

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from meshhold.rules.cors import METHODS, CorsRule, find_rule
 from meshhold.s3.door import Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Headers, Response
 from meshhold.s3.http.application import check_framing
+from meshhold.s3.http.head import RequestHead
 from meshhold.s3.syntax.query import decode_key
-from meshhold.s3.syntax.sigv4 import Head
 
 _VARY: Final = (b"vary", b"Origin, Access-Control-Request-Headers, Access-Control-Request-Method")
 """A cache must not hand one origin's answer to another: said by every answer of a bucket that has rules."""
@@ -25,13 +25,12 @@ _HEADERS: Final = b"access-control-request-headers"
 _ASKED_MAX: Final = 64  # names of headers in one question: pages send a handful; each is compared with each pattern
 
 
-def preflight(door: Door, scope: dict[str, Any]) -> Response:
+def preflight(door: Door, head: RequestHead) -> Response:
     """Answer a browser's question before the request itself; it carries no signature.
 
     Errors: S3's `BadRequest` for a question without origin or method, `AccessForbidden` where no rule fits.
     """
-    head = Head(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
-    check_framing(scope["headers"], head.by_name(), scope["http_version"])
+    check_framing(head)
     bucket_name, key = decode_key(head.raw_path)
     return answer_preflight(door, head.by_name(), bucket_name, key)
 
@@ -74,14 +73,14 @@ def answer_headers(rules: Sequence[CorsRule], method: str, headers: Mapping[byte
     return [_VARY] if found is None else [*_allowance(*found), _VARY]
 
 
-def headers_of_refusal(door: Door, scope: dict[str, Any]) -> Headers:
+def headers_of_refusal(door: Door, head: RequestHead) -> Headers:
     """Return what a refusal tells, even of a request that was not understood: a page may read why."""
-    if scope["method"] == "OPTIONS":
+    if head.method == "OPTIONS":
         return []
     with suppress(S3Error):
-        bucket = door.vaults.known_alias(decode_key(scope["raw_path"])[0])
+        bucket = door.vaults.known_alias(decode_key(head.raw_path)[0])
         if bucket is not None and bucket.rules.cors:
-            return answer_headers(bucket.rules.cors, scope["method"], dict(scope["headers"]))
+            return answer_headers(bucket.rules.cors, head.method, head.by_name())
     return []
 
 

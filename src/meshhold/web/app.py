@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from meshhold.errors import FatalError
 from meshhold.s3.cross_origin import answer_headers, answer_preflight
@@ -17,8 +17,8 @@ from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Response
 from meshhold.s3.http.application import Application, check_framing
 from meshhold.s3.http.conversation import Conversation
+from meshhold.s3.http.head import RequestHead
 from meshhold.s3.syntax.query import check_key, percent_decode
-from meshhold.s3.syntax.sigv4 import Head
 from meshhold.store.directory import Bucket
 from meshhold.web.hosts import bucket_of
 from meshhold.web.pages import HTML, render_page
@@ -49,11 +49,10 @@ class WebApp(Application):
         self._hosts = hosts
         self._root_domain = root_domain
 
-    async def respond(self, scope: dict[str, Any], talk: Conversation) -> Response:
+    async def respond(self, head: RequestHead, talk: Conversation) -> Response:
         """Answer one request for a page. Errors: `S3Error`, which `refusal` shows as a page."""
-        head = Head(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
-        check_framing(head.headers, head.by_name(), scope["http_version"])
-        bucket = self._bucket(scope)
+        check_framing(head)
+        bucket = self._bucket(head)
         if bucket is None:
             raise S3Error("NoSuchBucket", "No website has this host name. Names are buckets', or set in node.web.")
         talk.bucket = bucket.alias
@@ -69,23 +68,22 @@ class WebApp(Application):
                 headers=_ALLOWED,
             )  # fmt: skip
         talk.operation = "GetWebsite"
-        peer = scope["client"][0] if scope["client"] else ""
-        asked = Asked(head.method, key, head.raw_query, head.headers, peer)
+        asked = Asked(head.method, key, head.raw_query, head.headers, head.peer)
         response = await answer_page(self._door, bucket, asked)
         if bucket.rules.cors:
             response.headers += answer_headers(bucket.rules.cors, head.method, head.by_name())
         return response
 
-    def refusal(self, scope: dict[str, Any], error: S3Error, request_id: str) -> Response:
+    def refusal(self, head: RequestHead | None, error: S3Error, request_id: str) -> Response:
         """Return a page that tells of the error."""
         headers = [HTML]
-        bucket = self._bucket(scope) if scope else None
-        if bucket is not None and bucket.rules.cors and scope["method"] != "OPTIONS":
-            headers += answer_headers(bucket.rules.cors, scope["method"], dict(scope["headers"]))
+        bucket = None if head is None else self._bucket(head)
+        if head is not None and bucket is not None and bucket.rules.cors and head.method != "OPTIONS":
+            headers += answer_headers(bucket.rules.cors, head.method, head.by_name())
         return Response(error.status, headers, render_page(error, request_id))
 
-    def _bucket(self, scope: dict[str, Any]) -> Bucket | None:
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    def _bucket(self, head: RequestHead) -> Bucket | None:
+        host = next((value.decode("latin-1") for name, value in head.headers if name == b"host"), "")
         known = self._door.vaults.known_alias
         name = bucket_of(host, self._hosts, self._root_domain, lambda alias: known(alias) is not None)
         return known(name)

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
 from meshhold.s3.errors import S3Error
 from meshhold.s3.http.application import Application
-from meshhold.s3.http.connection import LINGER_S, RECEIVE_MAX, Connection, GuardedStream
-from meshhold.s3.http.protocol import HEADERS_SIZE_MAX
+from meshhold.s3.http.connection import Connection, linger
+from meshhold.s3.http.stream import ClientGoneError, ClientStream
 
 DRAIN_S: Final = 10.0  # how long requests in flight may go on after a stop
 _BACKLOG: Final = 1024
-
-
-def _hypercorn_config(idle_s: float) -> Config:
-    config = Config()
-    config.accesslog = None
-    config.errorlog = None
-    config.include_server_header = False
-    config.include_date_header = False
-    config.keep_alive_timeout = idle_s
-    config.h11_max_incomplete_size = HEADERS_SIZE_MAX
-    return config
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
@@ -47,21 +34,17 @@ async def run_s3(
 
     Resources: closes the listeners.
     """
-    config = _hypercorn_config(app.settings.idle_s)
-    context = WorkerContext(None)
-    wrapped: Any = app  # the types of ASGI messages are hypercorn's own; the app reads them as plain dicts
-
     open_now: dict[Connection, None] = {}  # in the order of their beginnings
 
-    async def serve(stream: trio.SocketStream) -> None:
-        guarded: Any = GuardedStream(stream, app.settings.stall_s)
+    async def serve(accepted: trio.SocketStream) -> None:
+        stream = ClientStream(socket.socket(fileno=accepted.socket.detach()), app.settings.stall_s)
         if len(open_now) >= app.settings.connections_max and not _make_room(open_now):
-            await _turn_away(app, guarded)
+            await _turn_away(app, stream)
             return
-        connection = Connection(wrapped, config, context, ConnectionState({}), guarded)
+        connection = Connection(app, stream)
         open_now[connection] = None
         try:
-            await connection
+            await connection.run()
         finally:
             open_now.pop(connection, None)
 
@@ -71,37 +54,37 @@ async def run_s3(
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()
-        await context.terminated.set()
         for connection in open_now:
-            connection.close_if_idle()
+            connection.end_soon()
         connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
 
 
 def _make_room(open_now: dict[Connection, None]) -> bool:
     """End the oldest connection that no request is using; tell whether there was one."""
     for connection in open_now:
-        if connection.close_if_idle():
+        if connection.end_if_idle():
             del open_now[connection]
             return True
     return False
 
 
-async def _turn_away(app: Application, stream: GuardedStream) -> None:
+async def _turn_away(app: Application, stream: ClientStream) -> None:
     """Answer a connection too many without reading its request."""
     error = S3Error(
         "SlowDown", f"More than {app.settings.connections_max} connections at once. Please reduce your request rate."
     )
-    headers, body = app.unframed_answer(error)
-    lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%b: %b" % pair for pair in headers)]
-    with suppress(trio.BrokenResourceError):
-        await stream.send_all(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        await stream.send_eof()
-    with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
-        while await stream.receive_some(RECEIVE_MAX):
-            pass
-    await stream.aclose()
+    try:
+        with suppress(ClientGoneError):
+            await stream.send_all(app.unframed_answer(error))
+            await linger(stream)
+    finally:
+        stream.close()
 
 
-async def _accept(serve: Any, listeners: Sequence[trio.SocketListener], connections: trio.Nursery) -> NoReturn:
+async def _accept(
+    serve: Callable[[trio.SocketStream], Awaitable[None]],
+    listeners: Sequence[trio.SocketListener],
+    connections: trio.Nursery,
+) -> NoReturn:
     await trio.serve_listeners(serve, list(listeners), handler_nursery=connections)
     raise AssertionError("serve_listeners runs until cancelled")
