@@ -17,7 +17,18 @@ import trio
 
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import MeshHoldError, StorageFailedError, StorageFullError
-from meshhold.index.contract import BUCKETS, DIGEST_SIZE, SAVE_MANY_MAX, Change, Counts, Listed, Name, Row, bucket_of
+from meshhold.index.contract import (
+    BUCKETS,
+    DIGEST_SIZE,
+    SAVE_MANY_MAX,
+    Change,
+    Counts,
+    Listed,
+    Look,
+    Name,
+    Row,
+    bucket_of,
+)
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp, unpack_stamp
@@ -265,6 +276,20 @@ class MemoryIndex:
         rows = self._rows(vault)
         page = _page(rows.live, after, prefix, limit)
         return [listed for key in page if (listed := rows.rows[Space.OBJECTS, key].listed) is not None]
+
+    def look(self, vault: VaultId, after: bytes, prefix: bytes, limit: int, names_max: int) -> Look:
+        """See `Index.look`."""
+        rows = self._rows(vault)
+        page = _page(rows.keys[Space.OBJECTS], after, prefix, names_max + 1)
+        look = Look([], [], len(page) < names_max and limit > 0)
+        for key in page[:names_max]:
+            held = rows.rows[Space.OBJECTS, key]
+            if held.listed is not None:
+                if len(look.rows) >= limit:
+                    return look._replace(is_whole=False)
+                look.rows.append(held.listed)
+            look.names.append((key, held.row.accepted.pack()))
+        return look._replace(is_whole=look.is_whole and len(look.rows) < limit)
 
     def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:
         """See `Index.first_key`."""

@@ -53,6 +53,17 @@ class Name(NamedTuple):
     accepted: Stamp
 
 
+class Look(NamedTuple):
+    """A stretch of a vault's objects as it was at one moment."""
+
+    rows: list[Listed]
+    """The live ones."""
+    names: list[tuple[bytes, bytes]]
+    """Keys and packed ballots of all rows of the stretch: tombstones and delete markers too."""
+    is_whole: bool
+    """Whether nothing with the prefix follows the last of the names."""
+
+
 BUCKETS: Final = 1024
 """Buckets of a vault's registers: a digest of all is 8 KiB, and one bucket of a million rows is a page of names.
 Replicas compare digests of each other, so neither this number nor the hashes below ever change."""
@@ -100,6 +111,13 @@ class Index(Protocol):
         """Return up to `limit` live objects whose key begins with `prefix` and is greater than `after`, in key order.
 
         The cost grows with `limit`, not with the number of keys or tombstones.
+        """
+
+    def look(self, vault: VaultId, after: bytes, prefix: bytes, limit: int, names_max: int) -> Look:
+        """Return up to `limit` live objects as `list_keys` does, with the names of all rows among and before them.
+
+        It is one query, so that a row and its name are of the same moment, whatever is being saved. It ends early
+        when there are `names_max` names. Their ballots are as they are stored, like those of `ballots`.
         """
 
     def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:

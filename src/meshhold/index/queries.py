@@ -55,6 +55,21 @@ _ONWARD: Final = "(space, key) > (:space, :after) ORDER BY space, key LIMIT :lim
 BUCKET: Final = f"SELECT space, key, accepted FROM name WHERE vault = :vault AND bucket = :bucket AND {_ONWARD}"
 TOMBSTONES: Final = f"""SELECT space, key, accepted FROM register INDEXED BY register_deleted
     WHERE state = 2 AND vault = :vault AND {_ONWARD}"""
-INTERVAL: Final = """SELECT vault, space, key, accepted FROM register
-    WHERE (vault, space, key) > (:vault, :space, :after) ORDER BY vault, space, key LIMIT :limit"""
-"""Has no upper bound: to check one, SQLite would read each row whole, its entry too. The reader of the rows stops."""
+
+_KEY: Final = "CASE WHEN (vault, space) = (:vault, :space) THEN key END"
+
+
+def _open(select: str, bound: str) -> str:
+    """Return a query of rows from a key on.
+
+    It has no upper bound: to check one, SQLite would read each row whole, its entry too. The reader of the rows stops,
+    at the latest where the key is NULL, because there another space begins.
+    """
+    return f"""SELECT {select} FROM register
+        WHERE (vault, space, key) {bound} (:vault, :space, :after) ORDER BY vault, space, key LIMIT :limit"""
+
+
+INTERVAL: Final = _open(f"{_KEY}, accepted", ">")
+_LOOK: Final = f"{_KEY}, accepted, state = 1, size, etag, modified_ms, checksum"
+LOOK: Final = {strict: _open(_LOOK, ">" if strict else ">=") for strict in (False, True)}
+"""By `Seek.strict`; the start of the seek is its `after`."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
+from itertools import chain, compress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +25,11 @@ import trio
 from meshhold.blocking import RunBlocking
 from meshhold.index.checkpoints import PAGE_SIZE, Checkpoints
 from meshhold.index.commits import GroupCommit
-from meshhold.index.contract import SAVE_MANY_MAX, Change, Counts, Listed, Name, Row
+from meshhold.index.contract import SAVE_MANY_MAX, Change, Counts, Listed, Look, Name, Row
 from meshhold.index.failures import failure_of
 from meshhold.index.ledger import STATE_DELETED, STATE_KEPT, STATE_LIVE, Ledger
 from meshhold.index.migrations import check_schema, migrate
-from meshhold.index.queries import BUCKET, FIRST, INTERVAL, LIST, SCAN, TOMBSTONES, Query, Seek
+from meshhold.index.queries import BUCKET, FIRST, INTERVAL, LIST, LOOK, SCAN, TOMBSTONES, Query, Seek
 from meshhold.model.entry import Space
 from meshhold.model.ids import VaultId
 from meshhold.model.stamp import Stamp, unpack_stamp
@@ -40,6 +43,14 @@ _DROP_SLICE: Final = 128
 _FIRST: Final = (-1, b"")  # comes before every row
 _PAGES_PER_BATCH: Final = 3
 _PAGES_PER_ROW: Final = 3
+_FETCHED_FIRST: Final = 8
+_FETCHED_MAX: Final = 64
+"""Rows between two looks whether it is enough. What follows the end is read in vain, while a look costs as much as
+three rows: so few at first, and twice as many each time."""
+_is_live: Final = itemgetter(2)  # of a row of `LOOK`
+_as_listed: Final[Callable[[Any], Listed]] = partial(
+    tuple.__new__, Listed
+)  # a third of what a call of the class costs, and pages are long
 
 _LOAD: Final = "SELECT accepted, entry FROM register WHERE vault = ? AND space = ? AND key = ?"
 _BEFORE: Final = "SELECT state, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
@@ -84,7 +95,30 @@ class SqliteIndex:
 
     def list_keys(self, vault: VaultId, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """Return a page of live objects; see `Index.list_keys`."""
-        return [Listed(*row) for row in self._page(LIST, vault, Space.OBJECTS, Seek(prefix, after=after), limit)]
+        return list(map(_as_listed, self._page(LIST, vault, Space.OBJECTS, Seek(prefix, after=after), limit)))
+
+    def look(self, vault: VaultId, after: bytes, prefix: bytes, limit: int, names_max: int) -> Look:
+        """Return live objects and all names among them; see `Index.look`."""
+        seek = Seek(prefix, after=after)
+        names_max = _bounded(names_max)
+        found: list[Any] = []
+        live = 0
+        with closing(self._stretch(LOOK[seek.strict], vault, Space.OBJECTS, seek.start, seek.end, names_max)) as chunks:
+            for chunk in chunks:
+                found += chunk
+                live += sum(map(_is_live, chunk))
+                if live >= limit:
+                    break
+        is_whole = live < limit and len(found) < names_max
+        while live > max(0, limit):
+            live -= _is_live(found.pop())
+        if not found:
+            return Look([], [], is_whole)
+        keys, ballots, _, *shown = zip(*found, strict=True)
+        rows: Iterable[Any] = zip(keys, *shown, strict=True)
+        if live < len(found):
+            rows = compress(rows, map(_is_live, found))
+        return Look(list(map(_as_listed, rows)), list(zip(keys, ballots, strict=True)), is_whole)
 
     def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:
         """Return the first live key at or after `at_least`; see `Index.first_key`."""
@@ -149,19 +183,8 @@ class SqliteIndex:
         self, vault: VaultId, space: Space, after: bytes, upto: bytes | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
         """Return a page of keys and packed ballots; see `Index.ballots`."""
-        place = (self._numbers.get(vault, 0), int(space))
-        arguments = {"vault": place[0], "space": place[1], "after": after, "limit": _bounded(limit)}
-        pairs: list[tuple[bytes, bytes]] = []
-        try:
-            cursor = self._reader.execute(INTERVAL, arguments)
-            with closing(cursor):  # ends the snapshot, however far it was read
-                for number, found, key, accepted in cursor:
-                    if (number, found) != place or (upto is not None and key > upto):
-                        break
-                    pairs.append((key, accepted))
-        except sqlite3.Error as error:
-            raise failure_of(error, "read") from error
-        return pairs
+        end = None if upto is None else upto + b"\0"
+        return list(chain.from_iterable(self._stretch(INTERVAL, vault, space, after, end, _bounded(limit))))
 
     def tombstones(self, vault: VaultId, after: tuple[Space, bytes] | None, limit: int) -> list[Name]:
         """Return a page of deletions; see `Index.tombstones`."""
@@ -211,6 +234,27 @@ class SqliteIndex:
         """Run a query to its end: a half-read one would keep its snapshot, and the log from starting over."""
         try:
             return self._reader.execute(statement, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise failure_of(error, "read") from error
+
+    def _stretch(
+        self, statement: str, vault: VaultId, space: Space, after: bytes, end: bytes | None, limit: int
+    ) -> Generator[list[Any]]:
+        """Read the rows of an open query that are before the key `end`, some at a time."""
+
+        def is_beyond(row: Any) -> bool:
+            return row[0] is None or (end is not None and row[0] >= end)
+
+        arguments = {"vault": self._numbers.get(vault, 0), "space": int(space), "after": after, "limit": limit}
+        try:
+            with closing(self._reader.execute(statement, arguments)) as cursor:  # its end ends the snapshot
+                size = _FETCHED_FIRST
+                while chunk := cursor.fetchmany(size):
+                    size = min(2 * size, _FETCHED_MAX)
+                    if is_beyond(chunk[-1]):
+                        yield chunk[: bisect_left(chunk, True, key=is_beyond)]
+                        return
+                    yield chunk
         except sqlite3.Error as error:
             raise failure_of(error, "read") from error
 

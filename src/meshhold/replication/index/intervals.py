@@ -36,20 +36,22 @@ def interval_of(space: Space, after: bytes, prefix: bytes, last: bytes | None) -
     return Interval(space, start, last)
 
 
-def read_ballots(index: Index, vault: VaultId, interval: Interval, limit: int | None = None) -> list[Ballot]:
-    """Return all names of an interval, at one moment; with `limit`, no page more once there are more than that."""
+def read_ballots(index: Index, vault: VaultId, interval: Interval) -> list[Ballot]:
+    """Return all names of an interval; each `_PAGE` of them are of one moment."""
     names: list[Ballot] = []
     after = interval.after
     while True:
         page = index.ballots(vault, interval.space, after, interval.upto, _PAGE)
         names += page
-        if len(page) < _PAGE or (limit is not None and len(names) > limit):
+        if len(page) < _PAGE:
             return names
         after = page[-1][0]
 
 
 def fitting_keys(keys: Sequence[bytes], size_max: int) -> int:
     """Return how many of these keys, from the first on and at least one, have at most `size_max` bytes together."""
+    if sum(map(len, keys)) + _KEY_COST * len(keys) <= size_max:
+        return len(keys)
     size = 0
     for at, key in enumerate(keys):
         size += len(key) + _KEY_COST
@@ -58,7 +60,17 @@ def fitting_keys(keys: Sequence[bytes], size_max: int) -> int:
     return len(keys)
 
 
+class _Lengths(dict[int, bytes]):
+    """Lengths below 64 KiB as two bytes, each written once: a long list asks for few of them, often."""
+
+    def __missing__(self, length: int) -> bytes:
+        self[length] = packed = length.to_bytes(2, "big")
+        return packed
+
+
+_LENGTHS: Final = _Lengths()
+
+
 def digest_of(names: Iterable[Ballot]) -> bytes:
     """Return 32 bytes that are equal for equal names of a space, in the same order."""
-    parts = [part for key, accepted in names for part in (len(key).to_bytes(2, "big"), key, accepted)]
-    return hash_bytes(b"".join(parts))
+    return hash_bytes(b"".join([_LENGTHS[len(key)] + key + accepted for key, accepted in names]))

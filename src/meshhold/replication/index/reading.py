@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from operator import itemgetter
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -35,7 +36,7 @@ PATIENCE_S: Final = 3.0
 PAUSE_S: Final = 0.1
 _SIDE_BY_SIDE: Final = 16
 _NAMES_PAGE: Final = 1_000
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 ReadOne = Callable[[VaultId, Space, bytes], Awaitable[Entry | None]]
 
 
@@ -66,16 +67,16 @@ class OwnReading:
 
 
 class _Page(NamedTuple, Generic[_Row]):
-    """Rows of the base by key; `upto` is where the next page begins, None if nothing can follow."""
+    """Rows of the base in key order; `upto` is where the next page begins, None if nothing can follow."""
 
-    rows: list[tuple[bytes, _Row]]
+    rows: list[_Row]
     names: list[Ballot]
     interval: Interval
     upto: bytes | None
 
 
 class RangeReading(ABC, Generic[_Row]):
-    """A look at ranges of one space of a vault, until all of it is confirmed."""
+    """A look at ranges of one space of a vault, until all of it is confirmed. The first item of a row is its key."""
 
     space: Space
 
@@ -96,14 +97,14 @@ class RangeReading(ABC, Generic[_Row]):
 
         They hold only once `settle` returned True. Errors: `NoMajorityError` when no replica answers.
         """
-        found: list[tuple[bytes, _Row]] = []
+        found: list[_Row] = []
         while len(found) < limit:
             page = await self._page(after, prefix, limit - len(found))
             found += self._laid_over(page)
             if page.upto is None or page.upto <= after:
                 break
             after = page.upto
-        return [row for _, row in found[:limit]]
+        return found[:limit]
 
     async def settle(self) -> bool:
         """Confirm what was read since the last time; False: look again, it was not so everywhere.
@@ -212,14 +213,14 @@ class RangeReading(ABC, Generic[_Row]):
 
     # -- differences --------------------------------------------------------------------------------------------------
 
-    def _laid_over(self, page: _Page[_Row]) -> list[tuple[bytes, _Row]]:
+    def _laid_over(self, page: _Page[_Row]) -> list[_Row]:
         """Return the page's rows with what was settled since in their place."""
         if not self._settled:
             return page.rows
         _, after, upto = page.interval
-        rows: dict[bytes, _Row | None] = dict(page.rows)
+        rows: dict[bytes, _Row | None] = {row[0]: row for row in page.rows}
         rows.update({k: row for k, row in self._settled.items() if k > after and (upto is None or k <= upto)})
-        return [(key, row) for key, row in sorted(rows.items(), key=lambda each: each[0]) if row is not None]
+        return sorted((row for row in rows.values() if row is not None), key=itemgetter(0))
 
     async def _settle_keys(
         self, configuration: Configuration, poll: Poll[list[bytes]], pages: Sequence[_Page[_Row]]
@@ -288,7 +289,7 @@ class Reading(RangeReading[Listed]):
         if not isinstance(page, Listing):
             return page
         interval = interval_of(self.space, after, prefix, page.upto)
-        return _Page([(row.key, row) for row in page.rows], page.names, interval, page.upto)
+        return _Page(page.rows, page.names, interval, page.upto)
 
     def _row_of(self, key: bytes, entry: Entry) -> Listed | None:
         return listed_of(key, entry)
@@ -309,7 +310,7 @@ class Scanning(RangeReading[tuple[bytes, Entry]]):
             return page
         interval = interval_of(self.space, after, prefix, page.rows[-1][0] if page.rows else None)
         names = [(key, row.accepted.pack()) for key, row in page.rows]
-        rows = [(key, (key, decode_entry(row.entry))) for key, row in page.rows]
+        rows = [(key, decode_entry(row.entry)) for key, row in page.rows]
         return _Page(rows, names, interval, page.rows[-1][0] if page.rows else None)
 
     def _row_of(self, key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:

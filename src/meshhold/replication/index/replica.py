@@ -30,13 +30,13 @@ from meshhold.register.acceptor import WINDOW_MS, Acceptor, NeedHorizon, Promise
 from meshhold.register.rounds import NOTHING, Answer
 from meshhold.replication.index.contract import Absent, Interval, Listing, Outdated, Refusal, Register, Scan, Unaware
 from meshhold.replication.index.eras import Eras
-from meshhold.replication.index.intervals import digest_of, fitting_keys, interval_of, read_ballots
+from meshhold.replication.index.intervals import digest_of, fitting_keys, read_ballots
 from meshhold.replication.index.merging import CONFLICT_GRACE_MS, conflict_key, goes_alone, lost_to, merge
 from meshhold.replication.index.seats import Seats
 
 _HORIZON: Final = "acceptor horizon"
 LIST_SIZE_MAX: Final = 96 * 1024
-"""Bytes of the keys in one page of live objects, and of those in its names: together they fit into a message."""
+"""Bytes of the keys that one page of live objects names, so of those it shows too: both fit into a message."""
 NAMES_MAX: Final = 2_000
 """Names in one page: tombstones between live objects are among them."""
 SCAN_SIZE_MAX: Final = 128 * 1024
@@ -223,16 +223,15 @@ class LocalReplica:
         refusal = self._stance(vault, epoch)
         if refusal is not None:
             return refusal
-        rows = self._index.list_keys(vault, after, prefix, limit)
-        fitting = fitting_keys([row.key for row in rows], LIST_SIZE_MAX)
-        goes_on = fitting < len(rows) or len(rows) == limit
-        upto = rows[fitting - 1].key if rows and goes_on else None
-        names = read_ballots(self._index, vault, interval_of(Space.OBJECTS, after, prefix, upto), NAMES_MAX)
-        fitting_names = fitting_keys([key for key, _ in names[:NAMES_MAX]], LIST_SIZE_MAX)
-        if fitting_names < len(names):
-            names = names[:fitting_names]
-            upto = names[-1][0]
-        return Listing([row for row in rows if upto is None or row.key <= upto], names, upto)
+        rows, names, is_whole = self._index.look(vault, after, prefix, limit, NAMES_MAX)
+        fitting = fitting_keys([key for key, _ in names], LIST_SIZE_MAX)
+        if fitting < len(names):
+            names = names[:fitting]
+            rows = [row for row in rows if row.key <= names[-1][0]]
+            is_whole = False
+        if is_whole:
+            return Listing(rows, names, None)
+        return Listing(rows, names, names[-1][0] if names else after)
 
     async def scan_page(
         self, epoch: int, vault: VaultId, space: Space, after: bytes, prefix: bytes, limit: int

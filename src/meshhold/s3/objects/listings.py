@@ -1,6 +1,6 @@
 """ListObjects V1 and V2: parameters in, XML out. Knows no index: pages come from the store.
 
-A row costs about two microseconds, so rows are written by hand.
+A row costs about half a microsecond, so rows are written by hand.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from meshhold.index.contract import Listed
 from meshhold.s3.door import OWNER, Door
 from meshhold.s3.errors import S3Error
 from meshhold.s3.exchange import Request, Response, xml_response
-from meshhold.s3.syntax.conditions import iso_date
-from meshhold.s3.syntax.escape import escape
+from meshhold.s3.syntax.conditions import iso_date_s
+from meshhold.s3.syntax.escape import escape, escape_all
 from meshhold.s3.syntax.query import Query, encode_key
 from meshhold.s3.syntax.xml import document, tag
 from meshhold.store.listing import PAGE_MAX, Page
@@ -56,11 +56,12 @@ async def list_objects(door: Door, request: Request) -> Response:
 
 def _rows(items: list[Listed], encode: Encode, owner: str) -> list[str]:
     tail = f"<StorageClass>STANDARD</StorageClass>{owner}</Contents>"
+    keys = [item[0] for item in items]
+    texts = escape_all(keys) if encode is _as_text else map(encode, keys)
     return [
-        f"<Contents><Key>{encode(item.key)}</Key><LastModified>{iso_date(item.modified_ms)}</LastModified>"
-        f"<ETag>&quot;{item.etag}&quot;</ETag>{_checksum(item.checksum) if item.checksum else ''}"
-        f"<Size>{item.size}</Size>{tail}"
-        for item in items
+        f"<Contents><Key>{text}</Key><LastModified>{iso_date_s(modified_ms // 1000)}</LastModified>"
+        f"<ETag>&quot;{etag}&quot;</ETag>{_checksum(checksum) if checksum else ''}<Size>{size}</Size>{tail}"
+        for text, (_, size, etag, modified_ms, checksum) in zip(texts, items, strict=True)
     ]
 
 

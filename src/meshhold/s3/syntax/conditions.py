@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
+from time import gmtime, strftime
 from typing import Final, NamedTuple
 
 from meshhold.s3.errors import S3Error
@@ -137,7 +138,7 @@ def http_date(moment_ms: int) -> str:
 
 def iso_date(moment_ms: int) -> str:
     """Return milliseconds since 1970 as in listings: `2015-10-21T07:28:00.000Z`. S3 shows whole seconds there."""
-    return _iso_date_s(moment_ms // 1000)
+    return iso_date_s(moment_ms // 1000)
 
 
 @lru_cache(_DATES_CACHED)
@@ -146,8 +147,9 @@ def _http_date_s(moment_s: int) -> str:
 
 
 @lru_cache(_DATES_CACHED)
-def _iso_date_s(moment_s: int) -> str:
-    return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+def iso_date_s(moment_s: int) -> str:
+    """Return seconds since 1970 as `iso_date` does."""
+    return strftime("%Y-%m-%dT%H:%M:%S.000Z", gmtime(moment_s))
 
 
 def parse_date(text: str) -> int | None:
