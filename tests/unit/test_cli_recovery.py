@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,30 @@ class Plan:
     rows: int = 0
 
 
+@dataclass(frozen=True)
+class Taken:
+    vault: str = PHOTOS
+    name: str = "photos"
+    taken_ms: int = 1_700_000_000_000
+    objects: int = 12
+    bytes: int = 4096
+    chunks: int = 4
+    copies: int = 3
+    wanted: int = 3
+    factor: int = 3
+    lacking: int = 0
+    is_new: bool = True
+    silent: dict[str, str] = field(default_factory=dict)
+
+
 class FakeSafe:
-    """Secrets and recoveries in memory."""
+    """Secrets, snapshots and recoveries in memory."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.found = Plan()
+        self.snapshots = Taken()
+        self.view = VaultView(PHOTOS, "photos")
         self.refusal: Exception | None = None
         self.recovered: list[str] = []
 
@@ -47,7 +65,12 @@ class FakeSafe:
         if word != "mhv1word":
             raise InvalidError("these are no vault's secrets", "copy the whole output")
         self.taken.append(word)
-        return VaultView(PHOTOS, "photos")
+        return self.view
+
+    async def snapshot(self, vault: str, progress: Callable[[dict[str, Any]], Awaitable[None]], /) -> Any:
+        assert vault == "photos"
+        await progress({"vault": vault, "chunks": 4, "too few copies": 2})
+        return self.snapshots
 
     async def plan(self, _vault: str, /) -> Any:
         if self.refusal is not None:
@@ -76,7 +99,9 @@ def safe(
     assert run(["init"]) == 0
     capsys.readouterr()
     fake = FakeSafe()
-    dispatch = make_dispatch(node, node, node, node.status, node.mesh, node.members, secrets=fake, recovery=fake)
+    dispatch = make_dispatch(
+        node, node, node, node.status, node.mesh, node.members, secrets=fake, recovery=fake, safekeeping=fake
+    )
     with serving(tmp_path / "control.sock", dispatch):
         yield fake
 
@@ -106,6 +131,51 @@ def test_import_of_another_word_is_refused(safe: FakeSafe, typed: Typed) -> None
     assert code == 1
     assert "these are no vault's secrets" in err
     assert not safe.taken
+
+
+@pytest.mark.parametrize("taken_ms", [None, 1_700_000_000_000])
+def test_import_says_how_the_index_comes_back(safe: FakeSafe, typed: Typed, taken_ms: int | None) -> None:
+    safe.view = replace(safe.view, objects=None, snapshot_ms=taken_ms)
+    code, out, err = typed("vault", "import", "mhv1word")
+    assert code == 0
+    assert "trusted member of vault photos" in out
+    assert "Nobody who keeps its index answers yet" in err
+    assert ("no snapshot of it is known here" in err) is (taken_ms is None)
+    assert (f"meshhold vault recover {PHOTOS[:8]}" in err) is (taken_ms is not None)
+
+
+@pytest.mark.usefixtures("safe")
+def test_snapshot_tells_what_it_covers_and_how_it_is_used(typed: Typed) -> None:
+    code, out, err = typed("vault", "snapshot", "photos")
+    assert (code, err) == (0, "")
+    first, second, *rest = out.splitlines()
+    assert first.startswith("vault photos: snapshot of 20")
+    assert first.endswith("12 objects, 4.0 KiB")
+    assert second == "each of its 4 chunks is on 3 machines"
+    assert [f"meshhold vault {verb}" in "\n".join(rest) for verb in ("recover", "import", "export")] == [True] * 3
+    assert "docs/recovery.md" in rest[-1]
+
+
+def test_snapshot_for_scripts(safe: FakeSafe, asked: Callable[..., Any]) -> None:
+    assert asked("vault", "snapshot", "photos") == asdict(safe.snapshots)
+
+
+def test_a_snapshot_that_is_not_safe_yet_makes_an_exit_code(safe: FakeSafe, typed: Typed) -> None:
+    silent = {"shed": "it is not connected"}
+    safe.snapshots = replace(safe.snapshots, copies=2, lacking=1, is_new=False, silent=silent)
+    code, out, _ = typed("vault", "snapshot", "photos")
+    assert code == 1
+    assert "nothing has changed since the snapshot of" in out
+    assert "not yet on 3 machines: 1 of its 4 chunks; on how many at least: 2" in out
+    assert "not asked: shed: it is not connected" in out
+
+
+def test_a_snapshot_on_one_machine_advises_more(safe: FakeSafe, typed: Typed) -> None:
+    safe.snapshots = replace(safe.snapshots, chunks=1, copies=1, wanted=1)
+    code, out, _ = typed("vault", "snapshot", "photos")
+    assert code == 0
+    assert "its one chunk is on 1 machine\n" in out
+    assert f"meshhold vault add-member {PHOTOS[:8]} NODE" in out
 
 
 def test_recover_tells_before_and_after(safe: FakeSafe, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:

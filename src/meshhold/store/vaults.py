@@ -56,7 +56,7 @@ class VaultView:
     is refilled.
 
     `snapshot_ms` (since 1970) is when the newest snapshot of the index that is known here was begun: what `recover`
-    would bring back. None if there is none, as on one machine alone.
+    would bring back. None if there is none yet.
     `alias_conflict` names the vault that claimed the same alias earlier, so that S3 shows that one; else it is `""`.
     """
 
