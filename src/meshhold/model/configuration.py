@@ -7,7 +7,7 @@ to the next stable one. Source: Ongaro, "Consensus: Bridging Theory and Practice
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -37,22 +37,25 @@ class Seat(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The replicas of one vault's index. `before` is empty unless the configuration is joint: then the old set."""
+    """The replicas of one vault's index. `before` is empty unless the configuration is joint: then the old set.
+
+    `nodes` are all that take part in rounds, each once: the present set, then what is left of the old one.
+    """
 
     epoch: int
     seats: tuple[Seat, ...]
     before: tuple[Seat, ...] = ()
     mode: Mode = Mode.LINEARIZABLE
+    nodes: tuple[NodeId, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Every round asks for the nodes several times: they are found once."""
+        object.__setattr__(self, "nodes", tuple(dict.fromkeys(seat.node for seat in (*self.seats, *self.before))))
 
     @property
     def is_joint(self) -> bool:
         """Whether a change of the replicas is under way."""
         return bool(self.before)
-
-    @property
-    def nodes(self) -> tuple[NodeId, ...]:
-        """All nodes that take part in rounds, each once: the present set, then what is left of the old one."""
-        return tuple(dict.fromkeys(seat.node for seat in (*self.seats, *self.before)))
 
     @property
     def members(self) -> tuple[NodeId, ...]:
@@ -65,7 +68,7 @@ class Configuration:
 
     def has_quorum(self, nodes: Collection[NodeId]) -> bool:
         """Tell whether `nodes` hold a majority of the seats, and of the old ones too while there are any."""
-        return all(_is_majority(seats, nodes) for seats in (self.seats, self.before) if seats)
+        return _is_majority(self.seats, nodes) and not (self.before and not _is_majority(self.before, nodes))
 
     def begin_change(self, nodes: Sequence[NodeId], mode: Mode) -> Configuration:
         """Return the joint configuration that leads from this stable one to `nodes`."""
@@ -113,4 +116,7 @@ def _seats(raw: Any) -> tuple[Seat, ...]:
 
 
 def _is_majority(seats: Sequence[Seat], nodes: Collection[NodeId]) -> bool:
-    return sum(seat.node in nodes for seat in seats) > len(seats) // 2
+    held = 0  # a loop: a generator would cost twice as much, several times a request
+    for node, _ in seats:
+        held += node in nodes
+    return held > len(seats) // 2

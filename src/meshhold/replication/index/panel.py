@@ -7,7 +7,7 @@ last replica without anybody waiting for it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import trio
@@ -42,7 +42,7 @@ class Poll(Generic[_T]):
         self.refusals: dict[NodeId, Refusal] = {}
         self.failures: dict[NodeId, MeshHoldError] = {}
         self.asked: set[NodeId] = set()
-        self._news = trio.Event()
+        self._news: trio.Event | None = None
 
     def take(self, node: NodeId, answer: _T | Refusal) -> None:
         """Note what a replica said."""
@@ -58,8 +58,8 @@ class Poll(Generic[_T]):
         self._tell()
 
     def _tell(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+        if self._news is not None:
+            self._news.set()
 
     @property
     def has_quorum(self) -> bool:
@@ -69,6 +69,8 @@ class Poll(Generic[_T]):
     @property
     def outdated(self) -> Configuration | None:
         """The configuration that a replica told of because the asker's is history."""
+        if not self.refusals:
+            return None
         newer = [each.configuration for each in self.refusals.values() if isinstance(each, Outdated)]
         return max(newer, key=lambda each: each.epoch, default=None)
 
@@ -80,9 +82,15 @@ class Poll(Generic[_T]):
 
     async def wait(self, until_s: float, *, patient: bool) -> None:
         """Wait until it is over or the time has come; unless `patient`, until the first refusal or failure too."""
+        if self._is_waited_out(patient=patient):  # as most are that this node's replica completes
+            return
         with trio.move_on_at(until_s):
-            while not self.is_over and (patient or not (self.refusals or self.failures)):
+            while not self._is_waited_out(patient=patient):
+                self._news = trio.Event()
                 await self._news.wait()
+
+    def _is_waited_out(self, *, patient: bool) -> bool:
+        return self.is_over or (not patient and bool(self.refusals or self.failures))
 
 
 class Panel:
@@ -220,11 +228,12 @@ class Panel:
 def _enough(poll: Poll[Any], others: list[NodeId]) -> list[NodeId]:
     """Return the first of `others` that make a quorum together with those that answered already."""
     chosen: list[NodeId] = []
-    have: Collection[NodeId] = set(poll.answers)
+    have = set(poll.answers)
     for node in others:
-        if poll.configuration.has_quorum({*have, *chosen}):
+        if poll.configuration.has_quorum(have):
             break
         chosen.append(node)
+        have.add(node)
     return chosen
 
 
