@@ -107,9 +107,10 @@ class LabInventory(Inventory):
             counts[chunk[0] >> (8 - bits)] += 1
         return Table([digest.to_bytes(8, "big") for digest in digests], counts)
 
-    async def names(self, vault: VaultId, bits: int, partition: int) -> list[ChunkId]:
-        """Return a partition's ids."""
-        return [stat.chunk for stat in self._chunks.scan(vault) if stat.chunk[0] >> (8 - bits) == partition]
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[ChunkId]]:
+        """Return the ids in some partitions."""
+        ids = [stat.chunk for stat in self._chunks.scan(vault)]
+        return [[chunk for chunk in ids if chunk[0] >> (8 - bits) == partition] for partition in partitions]
 
 
 class LabLeases(Leases):
@@ -240,11 +241,19 @@ class Link:
         return bool(await self._call(lambda local: local.take(vault, chunk, sealed, touched_s)))
 
     async def get(self, vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes:
-        self._lab.moved += 1
-        self._lab.fetched_from.append(self._target.id)
-        self._lab.expected.append(size_hint)
         sealed: bytes = await self._call(lambda local: local.get(vault, chunk, size_hint))
         return sealed
+
+    async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+        self._lab.moved += 1
+        self._lab.batches.append((self._target.id, len(chunks)))
+        pieces: list[bytes | None] = await self._call(lambda local: local.get_many(vault, chunks))
+        return pieces
+
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        self._lab.listed.append((self._target.id, len(partitions)))
+        found: list[list[Held]] = await self._call(lambda local: local.names_in(vault, bits, partitions))
+        return found
 
     async def has(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
         flags: list[bool] = await self._call(lambda local: local.has(vault, chunks))
@@ -294,8 +303,8 @@ class Lab:
         self.moved = 0
         self.step_s = 0.0
         self.removals = 0
-        self.fetched_from: list[NodeId] = []
-        self.expected: list[int] = []
+        self.batches: list[tuple[NodeId, int]] = []  # whoever was asked for chunks, and for how many
+        self.listed: list[tuple[NodeId, int]] = []  # whoever was asked for names, and of how many partitions
         self.everyone = tuple(NodeId(name) for name in names)
         view = self.view(names)
         self.nodes = {NodeId(name): LabNode(self, name, view, capacity_bytes) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from trio.testing import MockClock
 
 from meshhold.errors import StorageFailedError
 from meshhold.model.ids import ChunkId, VaultId
-from meshhold.replication.chunks.chunk_wire import IN_CALL_MAX
-from meshhold.replication.chunks.holder_contract import Held
+from meshhold.replication.chunks import local_chunks
+from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE
+from meshhold.replication.repair import pulling
 from meshhold.replication.repair.leases import LEASE_S
 from meshhold.replication.repair.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
 from meshhold.replication.repair.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
@@ -42,44 +44,84 @@ async def test_a_wiped_node_is_refilled_by_all_others_and_copies_keep_their_age(
     assert await lab["a"].repair.pass_over(VAULT)
     assert lab["a"].chunks() == had
     assert lab.is_settled()
-    assert set(lab.fetched_from) == {"b", "c"}
+    assert {node for node, _ in lab.batches} == {"b", "c"}
     assert {stat.touched_s for stat in lab["a"].store.scan(VAULT)} == {EPOCH_S - 1_000}
     shown = lab["a"].repair.progress()[VAULT].show(trio.current_time())
     assert (shown["chunks_done"], shown["chunks_left"], shown["complete"]) == (len(had), 0, True)
     assert len(chunks) == 60
 
 
-async def test_a_wiped_node_is_not_asked_for_the_names_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wiped_node_is_not_asked_for_the_names_of_nothing() -> None:
     """While it fetches it has better things to do than to tell each fellow, for each partition, that it has none."""
     lab, _ = stocked()
     lab["a"].store.drop_vault(VAULT)
-    asked: list[str] = []
-    names = Link.names
-
-    async def count(link: Link, vault: VaultId, bits: int, partition: int) -> list[Held]:
-        asked.append(link._target.id)
-        return await names(link, vault, bits, partition)
-
-    monkeypatch.setattr(Link, "names", count)
     for node in "bc":
         await lab[node].repair.pass_over(VAULT)
         assert lab[node].repair.progress()[VAULT].show(trio.current_time())["complete"] is False
-    assert not asked
+    assert not lab.listed
     await lab["a"].repair.pass_over(VAULT)
-    assert set(asked) == {"b", "c"}
+    assert {node for node, _ in lab.listed} == {"b", "c"}
     assert lab.is_settled()
 
 
-async def test_small_chunks_are_soon_asked_for_as_such_and_large_ones_again_as_large() -> None:
-    lab, _ = stocked()
+async def test_small_chunks_are_soon_asked_for_by_many_and_large_ones_one_by_one() -> None:
+    lab, _ = stocked(factor=3, count=600)
     lab["a"].store.drop_vault(VAULT)
     await lab["a"].repair.pass_over(VAULT)
-    assert lab.expected[0] == CHUNK_SIZE
-    assert max(lab.expected[-8:]) <= IN_CALL_MAX
-    large = [lab.put("x" * CHUNK_SIZE + str(n), "b", "c") for n in range(20)]
-    assert len([chunk for chunk in large if "a" in lab["a"].holders.seen.holders(chunk)]) > 4
+    assert lab.batches[0][1] == 1
+    assert max(count for _, count in lab.batches) == BATCH_MAX
+    assert lab.moved < 150
+    assert len(lab["a"].chunks()) == 600
+    for number in range(40):
+        lab.put("x" * CHUNK_SIZE + str(number), "b", "c")
     await lab["a"].repair.pass_over(VAULT)
-    assert lab.expected[-1] == CHUNK_SIZE
+    assert len(lab["a"].chunks()) == 640
+    assert lab.batches[-1][1] == 1
+
+
+async def test_what_did_not_fit_into_an_answer_is_asked_for_again() -> None:
+    """Whoever takes chunks to be small gets as many as make a batch, and the rest by further questions."""
+    lab, _ = stocked("ab", 200)
+    await lab["a"].repair.pass_over(VAULT)
+    lab["a"].store.drop_vault(VAULT)
+    await lab["a"].repair.pass_over(VAULT)
+    large = [lab.put("x" * (BATCH_SIZE // 3) + str(number), "b") for number in range(30)]
+    assert await lab["a"].repair.pass_over(VAULT)
+    assert lab["a"].chunks() >= set(large)
+
+
+async def test_partitions_of_many_chunks_are_listed_as_answers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer tells of more than it has room for; a partition that has more comes by itself, page by page."""
+    monkeypatch.setattr(local_chunks, "IDS_MAX", 20)
+    lab, _ = stocked("ab", 150)
+    lab["a"].store.drop_vault(VAULT)
+    assert await lab["a"].repair.pass_over(VAULT)
+    assert lab.is_settled()
+    assert len(lab["a"].chunks()) == 150
+
+
+async def test_bytes_that_are_not_the_chunks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fellow's word is not taken for it: another one is asked."""
+    lab, _ = stocked(factor=3)
+    had = lab["a"].chunks()
+    lab["a"].store.drop_vault(VAULT)
+    get_many = Link.get_many
+
+    async def lie(link: Link, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+        pieces = await get_many(link, vault, chunks)
+        return pieces if link._target.id == "c" else [b"other bytes"] * len(pieces)
+
+    monkeypatch.setattr(Link, "get_many", lie)
+    assert await lab["a"].repair.pass_over(VAULT)
+    assert lab["a"].chunks() == had
+    assert all(lab["a"].store.verify(VAULT, chunk) for chunk in had)
+    monkeypatch.setattr(Link, "get_many", get_many)
+    lab["a"].store.drop_vault(VAULT)
+    spoilt = min(had)
+    for node in "bc":
+        spoil(lab[node], spoilt)
+    assert not await lab["a"].repair.pass_over(VAULT)
+    assert lab["a"].chunks() == had - {spoilt}
 
 
 async def test_equal_nodes_move_nothing() -> None:
@@ -88,8 +130,12 @@ async def test_equal_nodes_move_nothing() -> None:
     assert lab.moved == 0
 
 
-async def test_different_sources_are_asked_at_once_within_bounds(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time passes at once
+async def test_different_sources_are_asked_at_once_within_bounds(
+    autojump_clock: MockClock,  # noqa: ARG001 - time passes at once
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Slow links are waited for side by side: a refill takes as long as its chunks by places, not one by one."""
+    monkeypatch.setattr(pulling, "BATCH_MAX", 1)
     lab, _ = stocked(count=120, factor=3)
     lab["a"].store.drop_vault(VAULT)
     lab.delays = (1.0,)
@@ -98,7 +144,7 @@ async def test_different_sources_are_asked_at_once_within_bounds(autojump_clock:
     per_chunk_s = 4  # there, reading, back, writing
     assert len(lab["a"].chunks()) == 120
     assert 120 * per_chunk_s / IN_FLIGHT_MAX <= trio.current_time() - began_s < 2.5 * 120 * per_chunk_s / IN_FLIGHT_MAX
-    asked = [lab.fetched_from.count(name) for name in lab.nodes]
+    asked = [lab.batches.count((name, 1)) for name in lab.nodes]
     assert asked[0] == 0
     assert min(asked[1:]) > 40
 
@@ -130,14 +176,14 @@ async def test_a_dead_peer_is_asked_a_bounded_number_of_times(autojump_clock: Mo
     assert not await lab["a"].repair.pass_over(VAULT)
     assert "does not tell" in lab["a"].repair.progress()[VAULT].waiting
     lab.loss = 0.0
-    get = type(lab["a"].repair._transfers.holder_of(lab["b"].id)).get
+    get_many = Link.get_many
 
-    async def breaks(link: Any, *arguments: Any) -> bytes:
+    async def breaks(link: Link, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
         lab.loss = 1.0
-        return await get(link, *arguments)
+        return await get_many(link, vault, chunks)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.unit.repair_lab.Link.get", breaks)
+        patched.setattr(Link, "get_many", breaks)
         assert not await lab["a"].repair.pass_over(VAULT)
     assert FAILURES_MAX <= lab.moved <= FAILURES_MAX + IN_FLIGHT_MAX
     assert lab["a"].repair.progress()[VAULT].short_count == 40

@@ -11,7 +11,7 @@ BYTES_PER_S: Final = 20_000_000
 """Below what a disk or a gigabit link bears, so that apps keep their part of both."""
 BUSY_STEP_S: Final = 0.05
 BUSY_STEPS: Final = 10
-"""So many steps one message waits for apps at most: healing slows down beside them, but it ends."""
+"""So many steps one message, or chunk, waits for apps at most: healing slows down beside them, but it ends."""
 
 
 class Throttle:
@@ -29,12 +29,12 @@ class Throttle:
         self._sleep = sleep
         self._free_at_s = float("-inf")
 
-    async def spend(self, size: int) -> None:
-        """Account for `size` bytes that were moved, and wait until the next ones may be."""
+    async def spend(self, size: int, pieces: int = 1) -> None:
+        """Account for `size` bytes in so many messages or chunks that were moved; wait until the next ones may be."""
         now_s = trio.current_time()
         self._free_at_s = max(self._free_at_s, now_s) + size / self._bytes_per_s
         await self._sleep(self._free_at_s - now_s)
-        for _ in range(BUSY_STEPS):
+        for _ in range(BUSY_STEPS * pieces):
             if not self._is_busy():
                 return
             await self._sleep(BUSY_STEP_S)

@@ -1,6 +1,7 @@
 """Which chunks do other nodes get, and leave, here? Answers them from this node's store; knows no ring and no key.
 
-Members of a vault, also those that are not trusted, exchange its chunks; only trusted ones order a collection.
+Members of a vault, also those that are not trusted, exchange its chunks; only trusted ones order a collection. A node
+that was given up with what it had, and came back, may hand that over, and ask whether it arrived; it gets nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from meshhold.errors import DeniedError, MeshHoldError, OverloadedError, TooLarg
 from meshhold.model.ids import NodeId, VaultId, short_id
 from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.streams import PeerStream
+from meshhold.replication.chunks import bulk
 from meshhold.replication.chunks import chunk_wire as wire
 from meshhold.replication.chunks.byte_budget import ByteBudget
 from meshhold.replication.chunks.chunk_streams import held_now, receive_announced, send_bytes
@@ -34,14 +36,16 @@ ROOM_MAX: Final = 96 << 20
 ROOM_PER_PEER_MAX: Final = 24 << 20
 """More than a peer of this release sends or asks for at once; four hostile ones are needed to fill the whole."""
 SIGN_OF_LIFE_S: Final = 3.0
+HANDING: Final = frozenset({wire.PUT, wire.HAS, wire.VERIFY, wire.DIGESTS})
+"""What a node asks that only hands over: none of the answers holds a chunk, or the name of one."""
 
 
 class ChunkService:
     """Serves a chunk store to peers.
 
-    `may_exchange` tells whether a peer and this node are both members of a vault, `is_trusted` whether the peer is
-    trusted with it. `now` gives seconds since 1970 by the store's clock; `damaged` is told of a vault a copy of which
-    was found damaged here.
+    `may_exchange` tells whether a peer and this node are both members of a vault, `may_hand_over` whether the peer may
+    at least give what it has of it (None: members only), `is_trusted` whether it is trusted with it. `now` gives
+    seconds since 1970 by the store's clock; `damaged` is told of a vault a copy of which was found damaged here.
     """
 
     def __init__(
@@ -55,10 +59,13 @@ class ChunkService:
         collecting: Collecting,
         now: Callable[[], float] = time.time,
         damaged: Callable[[VaultId], None] = lambda _vault: None,
+        *,
+        may_hand_over: MayExchange | None = None,
     ) -> None:
         self.local = LocalChunks(chunks, run_blocking, digester, leases, collecting, damaged)
         """This node as a holder."""
         self._may_exchange = may_exchange
+        self._may_hand_over = may_hand_over or may_exchange
         self._is_trusted = is_trusted
         self._now = now
         self._room = ByteBudget(ROOM_MAX)
@@ -75,22 +82,25 @@ class ChunkService:
             wire.VERIFY: self._verify,
             wire.DIGESTS: self._digests,
             wire.NAMES: self._names,
+            bulk.NAMES_OF_MANY: self._names_of_many,
         }
         for name, handler in handlers.items():
-            dispatch.on_call(name, self._guarded(handler))
+            may = self._may_hand_over if name in HANDING else self._may_exchange
+            dispatch.on_call(name, self._guarded(handler, may))
         dispatch.on_stream(wire.PUT_STREAM, self._take)
         dispatch.on_stream(wire.GET_STREAM, self._give)
+        dispatch.on_stream(bulk.GET_MANY_STREAM, self._give_many)
         dispatch.on_stream(wire.COLLECT_STREAM, self._collect)
 
-    def _guarded(self, handler: _Handler) -> Callable[[NodeId, Any], Awaitable[Any]]:
+    def _guarded(self, handler: _Handler, may: MayExchange) -> Callable[[NodeId, Any], Awaitable[Any]]:
         async def answer(peer: NodeId, body: Any) -> Any:
-            return await handler(self._vault(peer, body), body)
+            return await handler(self._vault(peer, body, may), body)
 
         return answer
 
-    def _vault(self, peer: NodeId, body: Any) -> VaultId:
+    def _vault(self, peer: NodeId, body: Any, may: MayExchange | None = None) -> VaultId:
         vault = wire.vault_of(body)
-        if not self._may_exchange(vault, peer):
+        if not (may or self._may_exchange)(vault, peer):
             raise DeniedError(
                 f"node {short_id(peer)} and this one are not both members of vault {short_id(vault)}",
                 "see `meshhold vault show`; a change of members takes seconds to spread",
@@ -131,10 +141,16 @@ class ChunkService:
         found, is_last = await self.local.names_page(vault, bits, partition, after)
         return wire.pack_names(found, self._now(), is_last=is_last)
 
+    async def _names_of_many(self, vault: VaultId, body: Any) -> Any:
+        bits = wire.bits_of(body)
+        found = await self.local.names_of_first(vault, bits, bulk.partitions_of(body, bits))
+        return bulk.pack_names(found, self._now())
+
     # -- streams ----------------------------------------------------------------------------------------------------
 
     async def _take(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
-        vault, chunk, size = self._vault(peer, body), wire.chunk_of(body), wire.size_of(body, wire.SEALED_MAX)
+        vault = self._vault(peer, body, self._may_hand_over)
+        chunk, size = wire.chunk_of(body), wire.size_of(body, wire.SEALED_MAX)
         touched_s = wire.touched_of(body, self._now())
         with self._room_for(peer, size):
             sealed = await receive_announced(stream, size)
@@ -147,9 +163,16 @@ class ChunkService:
             sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
             await send_bytes(stream, sealed)
 
+    async def _give_many(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
+        vault, chunks = self._vault(peer, body), wire.chunks_of(body, bulk.BATCH_MAX)
+        with self._room_for(peer, bulk.BATCH_SIZE):
+            packed = bulk.pack_pieces(await self.local.get_many(vault, chunks))
+            with self._room_for(peer, max(len(packed) - bulk.BATCH_SIZE, 0)):  # of a chunk that is larger than a batch
+                await send_bytes(stream, packed)
+
     @contextmanager
     def _room_for(self, peer: NodeId, size: int) -> Iterator[None]:
-        """Hold memory for one chunk. Errors: `OverloadedError`."""
+        """Hold memory for chunks. Errors: `OverloadedError`."""
         room = self._rooms.setdefault(peer, ByteBudget(ROOM_PER_PEER_MAX))
         try:
             with held_now(room, size), held_now(self._room, size):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from meshhold.blocking import RunBlocking
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.hashing import hash_bytes
-from meshhold.errors import ChunkCorruptError
+from meshhold.errors import ChunkCorruptError, ChunkMissingError, StorageFailedError
 from meshhold.model.ids import ChunkId, VaultId
+from meshhold.replication.chunks.bulk import BATCH_SIZE
 from meshhold.replication.chunks.chunk_wire import IDS_MAX, batches, partition_in
 from meshhold.replication.chunks.holder_contract import Collected, Collecting, Digester, Digests, Held, Leases
 
@@ -18,8 +20,9 @@ ON_LOOP_MAX: Final = 128 * 1024
 
 
 class LocalChunks:
-    """The chunks of this node; see `Holder`. `damaged` is told of a vault a copy of which went to quarantine.
+    """The chunks of this node; see `Holder` and `Bulk`.
 
+    `damaged` is told of a vault a copy of which went to quarantine.
     Resources: borrows all.
     """
 
@@ -63,6 +66,30 @@ class LocalChunks:
         except ChunkCorruptError:
             self._damaged(vault)  # whoever asked goes to another node, and tells nobody
             raise
+
+    async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+        """Return the bytes of the first of these chunks, read in one thread and verified; see `Bulk`."""
+        pieces, is_damaged = await self._run_blocking(self._read_many, vault, chunks)
+        if is_damaged:
+            self._damaged(vault)
+        return pieces
+
+    def _read_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> tuple[list[bytes | None], bool]:
+        pieces: list[bytes | None] = []
+        size, is_damaged = 0, False
+        for chunk in chunks:
+            sealed = None
+            try:
+                sealed = self._chunks.get(vault, chunk)
+            except ChunkCorruptError:
+                is_damaged = True
+            except (ChunkMissingError, StorageFailedError):  # a bad spot of the disk is that of one chunk
+                pass
+            size += 0 if sealed is None else len(sealed)
+            if pieces and size > BATCH_SIZE:  # what was read too much is read again when it is asked for
+                break
+            pieces.append(sealed)
+        return pieces, is_damaged
 
     async def size(self, vault: VaultId, chunk: ChunkId) -> int:
         """Return the bytes of a chunk as they are stored; 0 if there is none."""
@@ -129,9 +156,44 @@ class LocalChunks:
                     found.append(Held(chunk, stat.touched_s))
         return found, True
 
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        """Return what this node has in the first of these partitions; see `Bulk`."""
+        found = await self.names_of_first(vault, bits, partitions)
+        return found or [await self.names(vault, bits, partitions[0])]
+
+    async def names_of_first(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        """Return what is in the first of these partitions, as many as have `IDS_MAX` chunks; none if one has more."""
+        return await self._run_blocking(self._read_first, vault, bits, partitions)
+
+    def _read_first(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        found: list[list[Held]] = []
+        room = IDS_MAX
+        for names in ids_in(self._chunks, vault, bits, partitions):
+            room -= len(names)
+            if room < 0:
+                break
+            stats = (self._chunks.stat(vault, chunk) for chunk in names)  # it may have gone since it was listed
+            found.append([Held(stat.chunk, stat.touched_s) for stat in stats if stat is not None])
+        return found
+
     async def collect(self, vault: VaultId, marks: bytes) -> Collected:
         """Remove what these marks do not name and what is older than the grace."""
         return Collected(*await self._collecting.obey(vault, marks))
+
+
+def ids_in(chunks: ChunkStore, vault: VaultId, bits: int, partitions: Sequence[int]) -> Iterator[list[ChunkId]]:
+    """Yield the ids in each of these partitions, in order. Blocks; neighbours share the reading of a slice."""
+    read, names = -1, list[ChunkId]()
+    for partition in partitions:
+        found: list[ChunkId] = []
+        low, high = ((at << (32 - bits)).to_bytes(5, "big") for at in (partition, partition + 1))
+        for first in _slices(bits, partition):
+            if first != read:
+                read, names = first, chunks.list_slice(vault, first)
+            begin = bisect_left(names, low[1:])
+            end = len(names) if high[0] else bisect_left(names, high[1:])
+            found += names[begin:end]
+        yield found
 
 
 def _slices(bits: int, partition: int) -> range:

@@ -17,6 +17,7 @@ from meshhold.errors import (
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId, short_id
 from meshhold.peering.streams import PeerStream
+from meshhold.replication.chunks import bulk
 from meshhold.replication.chunks import chunk_wire as wire
 from meshhold.replication.chunks.byte_budget import ByteBudget
 from meshhold.replication.chunks.chunk_streams import held_in_time, receive_bytes, receive_report, send_bytes
@@ -50,8 +51,9 @@ class Carrier(Protocol):
 
 
 class RemoteChunks:
-    """The chunks of node `node`; see `Holder`. Meant to be kept: one of them bounds what is under way to its node.
+    """The chunks of node `node`; see `Holder` and `Bulk`.
 
+    Meant to be kept: one of them bounds what is under way to its node.
     Errors of every method besides: `OverloadedError` when what is under way to the node leaves no room for long;
     `ProtocolError` for an answer that is none. Hashes up to 4 MiB on the event loop (1 MiB: 0.2 ms).
     """
@@ -118,6 +120,17 @@ class RemoteChunks:
             await stream.send_eof()
             return await receive_bytes(stream, wire.SEALED_MAX)
 
+    async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+        """Return the bytes of the first of these chunks, not verified; see `Bulk`."""
+        async with (
+            held_in_time(self._streams, bulk.BATCH_SIZE, _queue_s(STREAMS_SIZE_MAX)),
+            self._peers.open_stream(
+                self.node, bulk.GET_MANY_STREAM, {"v": vault, "c": b"".join(chunks)}, timeout_s=CALL_S
+            ) as stream,
+        ):
+            await stream.send_eof()
+            return bulk.read_pieces(await receive_bytes(stream, bulk.ANSWER_MAX), len(chunks))
+
     async def has(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
         """Tell of each chunk whether the node has a copy, not verified."""
         return await self._flags(wire.HAS, vault, chunks)
@@ -161,6 +174,13 @@ class RemoteChunks:
             if len(found) > wire.NAMES_MAX:
                 raise ProtocolError(f"node {short_id(self.node)} tells of over {wire.NAMES_MAX} chunks in a partition")
         return found
+
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        """Return what the node has in the first of these partitions; see `Bulk`."""
+        body = {"v": vault, "b": bits, "p": bulk.pack_partitions(partitions)}
+        answer = await self._peers.call(self.node, bulk.NAMES_OF_MANY, body, timeout_s=VERIFY_S)
+        found = bulk.read_names(answer, bits, partitions, self._now())
+        return found or [await self.names(vault, bits, partitions[0])]
 
     async def collect(self, vault: VaultId, marks: bytes) -> Collected:
         """Order the node to remove what these marks do not name. Errors besides: `TooLargeError`."""

@@ -8,7 +8,7 @@ that share their first byte) for as long as the store's mark of the slice stays.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from meshhold.blocking import RunBlocking
@@ -17,6 +17,7 @@ from meshhold.model.ids import ChunkId, VaultId
 from meshhold.placement.ring import BITS_MAX, partition_of
 from meshhold.replication.chunks.chunk_wire import DIGEST_SIZE
 from meshhold.replication.chunks.holder_contract import Digests
+from meshhold.replication.chunks.local_chunks import ids_in
 
 ROOM_BYTES: Final = 256 << 20
 """A node that was full is not again before it has this much room: else each chunk that goes would call for another."""
@@ -104,7 +105,12 @@ class Inventory:
 
     async def names(self, vault: VaultId, bits: int, partition: int) -> list[ChunkId]:
         """Return the ids in a partition, in order. Errors: `StorageFailedError`."""
-        return await self._run_blocking(self._names, vault, bits, partition)
+        (names,) = await self.names_in(vault, bits, [partition])
+        return names
+
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[ChunkId]]:
+        """Return the ids in each of these partitions, which are in order. Errors: `StorageFailedError`."""
+        return await self._run_blocking(lambda: list(ids_in(self._chunks, vault, bits, partitions)))
 
     def _slices(self, vault: VaultId, bits: int) -> list[Slice | None]:
         """Return a copy of what was read before, which the caller brings up to date, and keep the copy for later."""
@@ -132,16 +138,6 @@ class Inventory:
             digests[at] ^= int.from_bytes(chunk[8 : 8 + DIGEST_SIZE], "big")
             counts[at] += 1
         return Slice(mark, digests, counts)
-
-    def _names(self, vault: VaultId, bits: int, partition: int) -> list[ChunkId]:
-        spare = _SLICE_BITS - bits
-        firsts = range(partition << spare, (partition + 1) << spare) if spare > 0 else (partition >> -spare,)
-        return [
-            chunk
-            for first in firsts
-            for chunk in self._chunks.list_slice(vault, first)
-            if partition_of(chunk, bits) == partition
-        ]
 
 
 def _first_partition(first: int, bits: int) -> int:

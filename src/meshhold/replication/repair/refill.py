@@ -8,26 +8,20 @@ Such a copy is surplus where it is, and goes once all holders say that they have
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from meshhold.model.ids import ChunkId, NodeId
-from meshhold.replication.chunks.chunk_wire import DIGEST_SIZE
+from meshhold.replication.repair.naming import Differing, Told, ask_names, next_group
+from meshhold.replication.repair.pulling import Pulling, Want
 from meshhold.replication.repair.transfers import IN_FLIGHT_MAX, Pass, Pushed, Transfers
 from meshhold.replication.tasks import open_tasks
 
 LANES: Final = IN_FLIGHT_MAX
-"""Partitions that are compared side by side: where each has a chunk or none, they fill the places for transfers."""
-_EMPTY: Final = bytes(DIGEST_SIZE)
-"""The digest of a partition without chunks."""
+"""Groups of partitions that are settled side by side: where each has a chunk or none, they fill the places."""
 HAS_ASKED_MAX: Final = 2_000
-
-
-class _Wanted(NamedTuple):
-    touched_s: float
-    sources: list[NodeId]
 
 
 class Refill:
@@ -35,26 +29,34 @@ class Refill:
 
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
+        self._pulling = Pulling(transfers)
         self._me = transfers.holders.me
         self._inventory = transfers.inventory
 
     async def run(self, work: Pass) -> None:
         """Compare all partitions that this node is to keep, and move what is lacking."""
-        differing = iter(self._differing(work))
-
-        async def lane() -> None:
-            for partition, fellows in differing:  # one iterator feeds all lanes
-                if not self._transfers.is_current(work):
-                    return
-                await self._settle(work, partition, fellows)
-
         async with open_tasks() as nursery:
-            for _ in range(LANES):
-                nursery.start_soon(lane)
+            for lane in range(LANES):
+                nursery.start_soon(self._run_lane, work, lane)
 
-    def _differing(self, work: Pass) -> Iterator[tuple[int, list[NodeId]]]:
+    async def _run_lane(self, work: Pass, lane: int) -> None:
+        """Settle one lane's share of the partitions, in order.
+
+        Lanes are far from each other among the ids: what they fetch goes to different folders of the store, each of
+        which is written by one thread at a time.
+        """
+        first, last = (at * work.view.ring.partitions // LANES for at in (lane, lane + 1))
+        differing = self._differing(work, range(first, last))
+        waiting: deque[Differing] = deque()
+        while group := [*waiting] or next_group(work, differing):
+            if not self._transfers.is_current(work):
+                return
+            settled = await self._settle(work, group)
+            waiting = deque(each for each in group if each.partition not in settled)
+
+    def _differing(self, work: Pass, partitions: Iterable[int]) -> Iterator[Differing]:
         """Yield the partitions kept here whose digest is another one elsewhere, and where."""
-        for partition in range(work.view.ring.partitions):
+        for partition in partitions:
             holders = work.view.holders_in(partition)
             if self._me in holders:
                 fellows = [
@@ -63,64 +65,40 @@ class Refill:
                     if node in work.told and work.told[node].digests[partition] != work.mine.digests[partition]
                 ]
                 if fellows:
-                    yield partition, fellows
+                    yield Differing(partition, fellows)
 
-    async def _settle(self, work: Pass, partition: int, fellows: list[NodeId]) -> None:
-        bits = work.view.bits
-        # A node that lost its disk has nothing to list; what came meanwhile is fetched once more, which harms nothing.
-        is_empty = work.mine.counts[partition] == 0
-        mine: set[ChunkId] = set() if is_empty else set(await self._inventory.names(work.vault, bits, partition))
-        held = await self._names(work, partition, fellows)
-        wanted: dict[ChunkId, _Wanted] = {}
-        for node, names in held.items():
-            for chunk, touched_s in names.items():
-                if chunk not in mine:
-                    known = wanted.get(chunk, _Wanted(touched_s, []))
-                    wanted[chunk] = _Wanted(max(known.touched_s, touched_s), [*known.sources, node])
+    async def _settle(self, work: Pass, group: list[Differing]) -> set[int]:
+        """Fetch what is lacking in the first of these partitions, and spill; return which ones."""
+        mine = await self._mine(work, group)
+        told = await ask_names(self._transfers, work, group)
+        wanted = [want for partition, held in told.items() for want in _wanted(mine[partition], held)]
         work.progress.chunks_left += len(wanted)
-        async with open_tasks() as nursery:
-            jobs = (partial(self._pull, work, chunk, want, mine) for chunk, want in wanted.items())
-            await self._transfers.spread(jobs, nursery)
-        for node, names in held.items():
-            lacking = sorted(mine - names.keys())
-            for chunk in lacking:
-                work.progress.lacks(chunk)
-            if lacking and node in work.full and work.agrees(node):
-                await self._spill(work, partition, node, lacking)
+        kept = await self._pulling.pull(work, wanted)
+        for want in wanted:
+            if want.chunk in kept:
+                mine[work.view.ring.partition_of(want.chunk)].add(want.chunk)
+            else:
+                work.progress.lacks(want.chunk)
+        for partition, held in told.items():
+            for node, names in held.items():
+                lacking = sorted(mine[partition] - names.keys())
+                for chunk in lacking:
+                    work.progress.lacks(chunk)
+                if lacking and node in work.full and work.agrees(node):
+                    await self._spill(work, partition, node, lacking)
+        return set(told)
 
-    async def _names(self, work: Pass, partition: int, fellows: list[NodeId]) -> dict[NodeId, dict[ChunkId, float]]:
-        """Return what fellows have in a partition, and since when.
+    async def _mine(self, work: Pass, group: list[Differing]) -> dict[int, set[ChunkId]]:
+        """Return what this node has in some partitions.
 
-        Of those with equal digests one is asked for all, and those that have nothing are not asked: else a node that
-        lost its disk would be busy with telling so, partition by partition, while it fetches.
+        A node that lost its disk has nothing to list; what came meanwhile is fetched once more, which harms nothing.
         """
-        alike: dict[bytes, list[NodeId]] = defaultdict(list)
-        for node in fellows:
-            alike[work.told[node].digests[partition]].append(node)
-        found: dict[NodeId, dict[ChunkId, float]] = {node: {} for node in alike.pop(_EMPTY, ())}
-
-        bits = work.view.bits
-
-        async def ask(nodes: list[NodeId]) -> None:
-            for node in nodes:
-                if work.may_ask(node):
-                    names = await self._transfers.ask(work, node, lambda peer: peer.names(work.vault, bits, partition))
-                    if names is not None:
-                        held = {each.chunk: each.touched_s for each in names}
-                        found.update(dict.fromkeys(nodes, held))
-                        return
-
-        async with open_tasks() as nursery:
-            for nodes in alike.values():
-                nursery.start_soon(ask, nodes)
-        return found
-
-    async def _pull(self, work: Pass, chunk: ChunkId, want: _Wanted, mine: set[ChunkId]) -> None:
-        if await self._transfers.pull(work, chunk, want.touched_s, want.sources):
-            mine.add(chunk)
-            work.progress.chunks_left -= 1
-        else:
-            work.progress.lacks(chunk)
+        mine: dict[int, set[ChunkId]] = {each.partition: set() for each in group}
+        listed = [partition for partition in mine if work.mine.counts[partition]]
+        if listed:
+            names = await self._inventory.names_in(work.vault, work.view.bits, listed)
+            mine.update(zip(listed, map(set, names), strict=True))
+        return mine
 
     async def _spill(self, work: Pass, partition: int, full: NodeId, lacking: list[ChunkId]) -> None:
         """Let the next in order keep what a full fellow lacks, if that is this node's to do."""
@@ -151,3 +129,17 @@ class Refill:
         async with open_tasks() as nursery:
             jobs = (partial(push, chunk) for chunk, has in zip(chunks, there, strict=True) if not has)
             await self._transfers.spread(jobs, nursery)
+
+
+def _wanted(mine: set[ChunkId], told: Told) -> list[Want]:
+    """Return what fellows have and this node has not, as young as the youngest copy, in the order of ids."""
+    found: dict[ChunkId, Want] = {}
+    for node, names in told.items():
+        for chunk, touched_s in names.items():
+            if chunk not in mine:
+                known = found.get(chunk)
+                if known is None:
+                    found[chunk] = Want(chunk, touched_s, [node])
+                else:
+                    found[chunk] = Want(chunk, max(known.touched_s, touched_s), [*known.sources, node])
+    return [found[chunk] for chunk in sorted(found)]

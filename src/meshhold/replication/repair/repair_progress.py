@@ -64,9 +64,9 @@ class Progress:
         self.chunks_done = self.bytes_done = self.chunks_left = self.surplus = self.removed = self.short_count = 0
         self.short = set()
 
-    def moved(self, size: int, now_s: float) -> None:
-        """Count a chunk of `size` bytes that was moved."""
-        self.chunks_done += 1
+    def moved(self, size: int, now_s: float, chunks: int = 1) -> None:
+        """Count chunks, of `size` bytes together, that were moved."""
+        self.chunks_done += chunks
         self.bytes_done += size
         self.rate.add(size, now_s)
 
