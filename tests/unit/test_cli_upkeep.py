@@ -211,3 +211,16 @@ def test_settings_out_of_range_are_named(tmp_path: Path, key: str, value: str, m
         load_config(path)
     assert message in str(refused.value)
     assert f"node.s3.{key}" in str(refused.value)
+
+
+# -- given up, and back ---------------------------------------------------------------------------------------------
+
+
+def test_status_tells_what_is_still_here_of_vaults_that_took_this_node_for_lost(node: Home, typed: Typed) -> None:
+    assert "gone for good" not in typed("status")[1]
+    node.more["given_up"] = [{"vault": PHOTOS, "chunks": 12, "short": 3, "waiting": "node bob is away"}]
+    out = typed("status")[1]
+    assert f"vault {PHOTOS[:8]}: this node was removed as gone for good, and is back\n" in out
+    assert "12 chunks of it are here until its members have confirmed them, 3 of them nowhere else yet\n" in out
+    assert "waiting: node bob is away\n" in out
+    assert json.loads(typed("status", "--json")[1])["given_up"] == node.more["given_up"]

@@ -320,6 +320,18 @@ async def test_the_other_one_of_two_is_given_up_when_it_is_gone_for_good(home: H
 
 
 @virtual
+async def test_only_who_was_given_up_with_what_it_had_may_hand_that_over(home: Home) -> None:
+    await home.add("bob", "cid")
+    await home.members.remove("photos", "cid")
+    home.around.asleep = {"bob"}
+    await home.members.remove("photos", "bob", gone=True)
+    registry, ids = home.kit.keeper.registry, home.around.ids
+    ended = [registry.known(Kind.MEMBER, f"{home.vault}/{ids[name]}") for name in ("bob", "cid")]
+    assert [record is not None and record.deleted for record in ended] == [True, True]
+    assert [record is not None and record.public.get("gone") for record in ended] == [True, None]
+
+
+@virtual
 async def test_a_stolen_machine_is_banned_then_removed_by_its_name(home: Home) -> None:
     await home.add("bob")
     await home.nodes.ban(home.around.ids["bob"])

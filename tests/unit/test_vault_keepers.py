@@ -11,7 +11,7 @@ from meshhold.model.stamp import ZERO
 from meshhold.node.vault_keepers import VaultKeepers
 from meshhold.registry.record import Kind, Record
 from meshhold.registry.state import Registry
-from meshhold.replication.chunks.holders import Keeper
+from meshhold.replication.chunks.holders import Holders, Keeper
 from meshhold.store.nodes import NodeFacts, Nodes
 
 VAULT = VaultId("v" * 32)
@@ -22,16 +22,23 @@ class Records:
     """Records that nobody signed."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[Kind, str], Record] = {}
+        self.records: dict[tuple[Kind, str], Record] = {}
 
-    def put(self, kind: Kind, key: str, **public: object) -> None:
-        self.known[kind, key] = Record(kind, key, ZERO, deleted=False, public=public, private=b"")
+    def put(self, kind: Kind, key: str, *, is_deleted: bool = False, **public: object) -> None:
+        self.records[kind, key] = Record(kind, key, ZERO, deleted=is_deleted, public=public, private=b"")
 
     def live(self, kind: Kind) -> list[Record]:
-        return [record for (each, _), record in self.known.items() if each is kind]
+        return [record for (each, _), record in self.records.items() if each is kind and not record.deleted]
+
+    def deleted(self, kind: Kind) -> list[Record]:
+        return [record for (each, _), record in self.records.items() if each is kind and record.deleted]
+
+    def known(self, kind: Kind, key: str) -> Record | None:
+        return self.records.get((kind, key))
 
     def get(self, kind: Kind, key: str) -> Record | None:
-        return self.known.get((kind, key))
+        record = self.known(kind, key)
+        return None if record is None or record.deleted else record
 
 
 class Facts:
@@ -144,3 +151,46 @@ def test_a_node_can_be_asked_while_it_is_linked(home: Home) -> None:
     home.around.linked.add(CAT)
     assert [home.keepers.is_live(node) for node in (BOB, CAT)] == [False, True]
     assert [home.keepers.rtt_s(node) for node in (BOB, CAT)] == [None, 0.02]
+
+
+# -- given up, and back ------------------------------------------------------------------------------------------------
+
+
+def test_who_was_given_up_is_leaving_to_itself_and_nobody_to_others(home: Home) -> None:
+    home.records.put(Kind.MEMBER, f"{VAULT}/{ME}", is_deleted=True, gone=True)
+    assert home.keeper(ME).leaving
+    assert (home.keepers.vaults(), home.keepers.given_up()) == ([VAULT], [VAULT])
+    home.records.put(Kind.MEMBER, f"{VAULT}/{ME}", role="trusted")
+    home.records.put(Kind.MEMBER, f"{VAULT}/{BOB}", is_deleted=True, gone=True)
+    assert {keeper.node for keeper in home.keepers.keepers(VAULT)} == {ME, CAT}
+    assert (home.keepers.is_member(VAULT, BOB), home.keepers.may_hand_over(VAULT, BOB)) == (False, True)
+    assert home.keepers.given_up() == []
+
+
+def test_both_come_to_the_same_view_of_who_is_to_keep_what(home: Home) -> None:
+    """Else no holder would confirm anything to the one that came back."""
+    for node in (ME, BOB, CAT):
+        home.tell(node, capacity=1000)
+    home.records.put(Kind.MEMBER, f"{VAULT}/{ME}", is_deleted=True, gone=True)
+    mine = Holders(home.keepers, ME).view(VAULT)
+    registry, nodes = cast("Registry", home.records), cast("Nodes", home.nodes)
+    keepers = VaultKeepers(registry, nodes, home.around, BOB, lambda: 1, now_s=lambda: home.now_s)
+    its = Holders(keepers, BOB).view(VAULT)
+    assert mine is not None
+    assert its is not None
+    assert (mine.version, mine.extra, its.extra) == (its.version, (ME,), ())
+
+
+def test_who_was_removed_otherwise_or_is_banned_hands_over_nothing(home: Home) -> None:
+    home.records.put(Kind.MEMBER, f"{VAULT}/{BOB}", is_deleted=True)
+    home.records.put(Kind.MEMBER, f"{VAULT}/{CAT}", is_deleted=True, gone=True)
+    home.nodes.banned.add(CAT)
+    assert [home.keepers.may_hand_over(VAULT, node) for node in (ME, BOB, CAT)] == [True, False, False]
+
+
+def test_of_a_deleted_vault_nothing_is_handed_over(home: Home) -> None:
+    home.records.put(Kind.MEMBER, f"{VAULT}/{ME}", is_deleted=True, gone=True)
+    home.records.put(Kind.VAULT, VAULT, is_deleted=True)
+    assert home.keepers.vaults() == []
+    assert {keeper.node for keeper in home.keepers.keepers(VAULT)} == {BOB, CAT}
+    assert not home.keepers.may_hand_over(VAULT, ME)

@@ -55,7 +55,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     )
     if found["indexes"]:
         lines += ["", *_index_lines(found["indexes"])]
-    warnings = [*quota_warnings(found.get("quotas", [])), *_upkeep_warnings(found)]
+    warnings = [*quota_warnings(found.get("quotas", [])), *_upkeep_warnings(found), *_given_up_lines(found)]
     if warnings:
         lines += ["", *(printable(line) for line in warnings)]
     shared = [view for view in found.get("repair", ()) if view["members"] > 1]
@@ -69,6 +69,20 @@ def _upkeep_warnings(found: dict[str, Any]) -> list[str]:
     lines = [f"lifecycle of vault {one['name']}: {one['error']}" for one in found.get("lifecycle", []) if one["error"]]
     dropped = found.get("access_log_dropped", 0)
     return [*lines, f"access log: {dropped} lines were lost; see the daemon's log"] if dropped else lines
+
+
+def _given_up_lines(found: dict[str, Any]) -> list[str]:
+    """Return what is still here of vaults that took this node for lost."""
+    lines = []
+    for each in found.get("given_up", []):
+        lacking = f", {each['short']} of them nowhere else yet" if each["short"] else ""
+        lines += [
+            f"vault {each['vault'][:SHORT_LENGTH]}: this node was removed as gone for good, and is back",
+            f"  {each['chunks']} chunks of it are here until its members have confirmed them{lacking}",
+        ]
+        if each["waiting"]:
+            lines.append(f"  waiting: {each['waiting']}")
+    return lines
 
 
 def _index_lines(indexes: Sequence[dict[str, Any]]) -> list[str]:

@@ -121,6 +121,7 @@ class Node:
             "indexes": self._indexes(),
             "quotas": self._quotas(),
             "lifecycle": self._lifecycles(),
+            "given_up": self.chunk_keeping.given_up(),
             "access_log_dropped": 0 if self.access_log is None else self.access_log.dropped,
         }
 

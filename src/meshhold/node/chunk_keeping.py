@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -98,6 +98,7 @@ class ChunkKeeping:
             self.leases,
             self.obeying,
             damaged=self._changed,
+            may_hand_over=around.keepers.may_hand_over,
         )
         remote = cache(lambda node: RemoteChunks(around.reach, node))  # each bounds what is on its way to its node
 
@@ -139,8 +140,21 @@ class ChunkKeeping:
         return view is not None and view.wanted < self._index_replicas(vault)
 
     def vaults(self) -> list[VaultId]:
-        """Return the vaults that this node is a member of."""
+        """Return the vaults that this node is a member of, or was until it was given up with what it had."""
         return self._keepers.vaults()
+
+    def given_up(self) -> list[dict[str, Any]]:
+        """Return what is still here of vaults that this node was given up with, as people and scripts are shown it.
+
+        `vault`, `chunks` (not yet removed), `short` (those of them that a member lacks), `waiting` (for what, or `""`).
+        """
+        known = self.repair.progress()
+        shown = [(vault, known[vault]) for vault in self._keepers.given_up() if vault in known]
+        return [
+            {"vault": vault, "chunks": each.surplus, "short": each.short_count, "waiting": each.waiting}
+            for vault, each in shown
+            if each.surplus
+        ]
 
     def is_member(self, vault: VaultId, node: NodeId) -> bool:
         """Tell whether a node is a member of a vault."""

@@ -1,4 +1,10 @@
-"""Which machines may keep a vault's chunks, and which of them are here? Reads records, membership and links."""
+"""Which machines may keep a vault's chunks, and which of them are here? Reads records, membership and links.
+
+A machine that was given up with what it had (`remove-member --gone`) and comes back is no member. To itself it is one
+that is leaving, so that repair moves what it has to those that are, as from any that leaves; to these it is nobody to
+fetch from or to count on, but they take what it hands over. One that was removed otherwise was emptied first, by people
+who may not trust it any more: nobody listens to it.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +59,8 @@ class VaultKeepers:
         self._seen_s: dict[NodeId, float] = {}
 
     def keepers(self, vault: VaultId) -> Sequence[Keeper]:
-        """Return the vault's members, none of them banned."""
-        found = []
+        """Return the vault's members, none of them banned; and this node if it was given up and came back."""
+        found = [self._keeper(self._me, leaving=True)] if self._was_given_up(vault, self._me) else []
         for record in self._registry.live(Kind.MEMBER):
             node = NodeId(record.key.split("/", 1)[1])
             if record.scope == vault and not self._nodes.is_banned(node):
@@ -76,10 +82,25 @@ class VaultKeepers:
         """Tell whether a node is a member of the vault, trusted or not, and not banned."""
         return self._registry.get(Kind.MEMBER, f"{vault}/{node}") is not None and not self._nodes.is_banned(node)
 
+    def may_hand_over(self, vault: VaultId, node: NodeId) -> bool:
+        """Tell whether a node may give what it has of a vault to its members: it is one, or was given up with it."""
+        return self.is_member(vault, node) or self._was_given_up(vault, node)
+
     def vaults(self) -> list[VaultId]:
-        """Return the vaults that this node is a member of, whether it can open them or not."""
+        """Return the vaults that this node is a member of, or was until it was given up; it need not open them."""
         mine = (r for r in self._registry.live(Kind.MEMBER) if r.key.split("/", 1)[1] == self._me)
-        return [VaultId(r.scope) for r in mine if self._registry.get(Kind.VAULT, r.scope) is not None]
+        found = [VaultId(r.scope) for r in mine if self._registry.get(Kind.VAULT, r.scope) is not None]
+        return found + self.given_up()
+
+    def given_up(self) -> list[VaultId]:
+        """Return the vaults of which this node may have chunks, since it was given up with what it had."""
+        mine = (VaultId(r.scope) for r in self._registry.deleted(Kind.MEMBER) if r.key.split("/", 1)[1] == self._me)
+        return [vault for vault in mine if self._was_given_up(vault, self._me)]
+
+    def _was_given_up(self, vault: VaultId, node: NodeId) -> bool:
+        record = self._registry.known(Kind.MEMBER, f"{vault}/{node}")
+        is_gone = record is not None and record.deleted and record.public.get("gone") is True
+        return is_gone and self._registry.get(Kind.VAULT, vault) is not None and not self._nodes.is_banned(node)
 
     def is_live(self, node: NodeId) -> bool:
         """Tell whether a node can be asked right now."""

@@ -19,7 +19,7 @@ from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ConflictError, FatalError, MeshHoldError, NotFoundError, UnavailableError
 from meshhold.model.configuration import Mode
 from meshhold.model.ids import NodeId
-from meshhold.registry.record import Kind, Record
+from meshhold.registry.record import Kind, Record, sign_by_vault
 from meshhold.replication.chunks.survey_wire import Witness
 from meshhold.store.directory import TRUSTED, UNTRUSTED, Bucket, Directory
 from meshhold.store.fellows import Mendable
@@ -159,7 +159,7 @@ class Members:
                 raise ConflictError(f"{self._nodes.name_of(name)} was added again meanwhile", "remove it once more")
             others = self._others(bucket, member)
             short = await self._kept_by(bucket, name) if gone else 0
-            deletion = self._directory.vault_deletion(bucket.keys, Kind.MEMBER, member.key)
+            deletion = self._deletion(bucket, member, gone=gone)
             rotated = self._rotated(bucket, others) if member.public["role"] == TRUSTED else []
             await self._directory.write(*rotated, deletion)
         if self._fellows is not None:
@@ -187,6 +187,14 @@ class Members:
     def _leaving(self, bucket: Bucket, member: Record) -> Record:
         public = {**member.public, "leaving": True}
         return self._directory.vault_record(bucket.keys, Kind.MEMBER, member.key, public=public, private={})
+
+    def _deletion(self, bucket: Bucket, member: Record, *, gone: bool) -> Record:
+        """Return the end of a membership. `gone`: what it had was given up with it, and may be handed over one day."""
+        public = {"gone": True} if gone else {}
+        deletion = Record(
+            Kind.MEMBER, member.key, self._directory.next_stamp(), deleted=True, public=public, private=b""
+        )
+        return sign_by_vault(deletion, bucket.keys)
 
     async def _wait_until_empty(self, witness: Witness, bucket: Bucket, node: NodeId, progress: Progress) -> None:
         """Return when nothing is left of a vault on a member. Errors: `UnavailableError` if it does not tell."""
