@@ -152,10 +152,10 @@ class Conversation:
             await self._stream.send_all(piece)
         elif pending or piece:
             await self._stream.send_all(pending + piece)
-        if more:
-            await trio.lowlevel.checkpoint()  # a kernel that takes all at once lets nobody else run
-        else:
+        if not more:
             self.finished = self._keep_alive
+        elif self._answer_left:
+            await trio.lowlevel.checkpoint()  # a kernel that takes all at once lets nobody else run
 
     async def drain(self) -> None:
         """Read what is left of a short body: cut off while sending, many clients never read the answer.
