@@ -1,4 +1,4 @@
-"""When lifecycles are followed by themselves."""
+"""When lifecycles are followed by themselves, and how fast a disk is read again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import trio
 import trio.testing
 
+from meshhold.config import RepairConfig
 from meshhold.errors import UnavailableError
 from meshhold.node import chores
+from meshhold.store.care import ScrubReport
 
 
 class FakeExpiry:
@@ -54,3 +56,19 @@ async def test_a_test_that_shortens_days_need_not_wait(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio finds the clock by the argument
 ) -> None:
     assert (await _follow(10, 3.5))[0] == [1, 2, 3]
+
+
+async def test_a_scrub_is_as_fast_as_the_configuration_says() -> None:
+    """It pauses after each chunk for as long as the chunk takes at that rate; the reading comes on top."""
+    pauses: list[float] = []
+
+    async def scrub(vault: str | None, _progress: object, *, pause_s_per_mib: float) -> ScrubReport:
+        assert vault is None
+        pauses.append(pause_s_per_mib)
+        return ScrubReport()
+
+    for rate in (20 * 2**20, 2**20):
+        config = SimpleNamespace(repair=RepairConfig(scrub_bytes_per_s=rate))
+        node: Any = SimpleNamespace(care=SimpleNamespace(scrub=scrub), config=config)
+        await chores._scrub(node)
+    assert pauses == [0.05, 1.0]

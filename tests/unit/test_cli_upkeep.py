@@ -224,3 +224,16 @@ def test_status_tells_what_is_still_here_of_vaults_that_took_this_node_for_lost(
     assert "12 chunks of it are here until its members have confirmed them, 3 of them nowhere else yet\n" in out
     assert "waiting: node bob is away\n" in out
     assert json.loads(typed("status", "--json")[1])["given_up"] == node.more["given_up"]
+
+
+# -- pace -----------------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_the_pace_in_force(node: Home, typed: Typed) -> None:
+    pace = {"repair_bytes_per_s": 50_000_000, "scrub_bytes_per_s": 20 * 2**20, "stand_in_after_s": 5400}
+    node.more["pace"] = pace
+    out = typed("status")[1]
+    assert "repair       up to 50 MB/s\n" in out
+    assert "scrub        up to 20.0 MiB/s, once a week\n" in out
+    assert "stands in    for machines that are away for 1 h 30 min\n" in out
+    assert json.loads(typed("status", "--json")[1])["pace"] == pace

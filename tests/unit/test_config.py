@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from meshhold.config import (
+    RepairConfig,
     config_warnings,
     default_config_path,
     default_home,
     load_config,
     split_address,
 )
-from meshhold.config.values import parse_size
+from meshhold.config.values import parse_duration, parse_rate, parse_size
 from meshhold.errors import ConfigError
+from meshhold.node.assembly import open_node
+from meshhold.replication.repair.settings import Settings
 
 KEY = bytes(range(32))
 KEY_FILE = f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()}\n"
@@ -36,6 +40,10 @@ node:
   zone: attic
   reliable: false
   name: Anna's laptop
+  repair:
+    bytes_per_s: 50 MB/s
+    scrub_bytes_per_s: 1048576
+    stand_in_after: 90min
   s3:
     enabled: false
     listen_addr: localhost:0
@@ -76,6 +84,7 @@ def test_absent_and_empty_keys_take_their_defaults(tmp_path: Path, text: str) ->
     assert config.s3.max_put_bytes == 5 * 1024**3
     assert (config.web.enabled, config.web.listen_addr) == (False, "127.0.0.1:3902")
     assert (config.web.root_domain, config.web.hosts) == ("", {})
+    assert config.repair == RepairConfig(500_000_000, 20 * 1024**2, 3600)
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -90,6 +99,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.s3.max_put_bytes == 64 * 1024**2
     assert (config.web.enabled, config.web.listen_addr) == (True, "127.0.0.1:0")
     assert config.web.root_domain == "sites.example.com"
+    assert config.repair == RepairConfig(50_000_000, 2**20, 5400)
     assert config.web.hosts == {"www.example.com": "my-site", "media.example.com": "media"}
 
 
@@ -169,6 +179,23 @@ BAD = [
     ("node: {web: {hosts: {a: Site}}}\n", "node.web.hosts[a] is bucket name 'Site'", ""),
     ("node: {web: {hosts: {a: site, A: other}}}\n", "node.web.hosts: a name is 'a' a second time", ""),
     ("node: {web: {hosts: {? [x] : site}}}\n", "node.web.hosts: a name is a list", ""),
+    (
+        "node: {repair: {bytes_per_s: fast}}\n",
+        "node.repair.bytes_per_s is 'fast'; allowed: bytes per second, 100kB",
+        "",
+    ),
+    ("node: {repair: {bytes_per_s: 0}}\n", "node.repair.bytes_per_s is 0 bytes per second; allowed: bytes per", ""),
+    (
+        "node: {repair: {scrub_bytes_per_s: 2TB}}\n",
+        "node.repair.scrub_bytes_per_s is 2000000000000 bytes per second",
+        "",
+    ),
+    ("node: {repair: {stand_in_after: 60}}\n", "node.repair.stand_in_after is '60'; allowed: a number with s, min", ""),
+    ("node: {repair: {stand_in_after: 5s}}\n", "node.repair.stand_in_after is '5s'; allowed: a number with s, min", ""),
+    ("node: {repair: {stand_in_after: 31d}}\n", "is '31d'; allowed: a number with s, min, h or d, 1min to 30d", ""),
+    ("node: {repair: {rate: 5}}\n", "node.repair.rate is not a known key; allowed: bytes_per_s, scrub_bytes", ""),
+    ("node: {stand_in_after: 1h}\n", "node.stand_in_after is not a known key", "as node.repair.stand_in_after"),
+    ("bytes_per_s: 5MB\n", "bytes_per_s is not a known key", "under node: repair: as node.repair.bytes_per_s"),
     ("bootstrap_peers: [host:0]\n", "bootstrap_peers[0] is 'host:0'; allowed: a port from 1 to 65535", ""),
     ("bootstrap_peers: [a:1, 5]\n", "bootstrap_peers[1] is '5' (YAML reads int)", ""),
     (f"bootstrap_peers: [{'a:1, ' * 257}]\n", "bootstrap_peers is a list of 257; allowed: at most 256", ""),
@@ -255,3 +282,33 @@ def test_sizes(text: str, size: int | None) -> None:
 def test_addresses() -> None:
     assert split_address("127.0.0.1:3900") == ("127.0.0.1", 3900)
     assert split_address("[::1]:0") == ("::1", 0)
+
+
+def test_rates_and_durations() -> None:
+    assert [parse_rate(text) for text in ("50 MB", "50MB/s", "1.5 MiB/s")] == [50_000_000, 50_000_000, 3 * 2**19]
+    assert [parse_duration(text) for text in ("90s", "30 min", "1H", "2d", "1w")] == [90, 1800, 3600, 172_800, 604_800]
+    for text in ("", "60", "1 hour", "-1h", "1.5h", "h"):
+        with pytest.raises(ValueError, match=re.escape(repr(text))):
+            parse_duration(text)
+
+
+def test_defaults_are_those_of_the_packages() -> None:
+    """A command reads a configuration without loading what serves, so the numbers stand there twice."""
+    settings = Settings()
+    assert RepairConfig().bytes_per_s == settings.bytes_per_s
+    assert RepairConfig().stand_in_after_s == settings.out_after_s
+
+
+@pytest.mark.parametrize(("rate", "index_rate"), [(1_000_000, 1_000_000), (500_000_000, 20_000_000)])
+def test_an_index_is_caught_up_with_no_faster_than_chunks(rate: int, index_rate: int) -> None:
+    assert Settings(rate).index_bytes_per_s == index_rate
+
+
+async def test_a_node_goes_by_its_configuration(tmp_path: Path) -> None:
+    text = "node: {repair: {bytes_per_s: 5 MB, scrub_bytes_per_s: 2MiB, stand_in_after: 6h}}"
+    async with open_node(load_config(write(tmp_path, text))) as node:
+        pace = {"repair_bytes_per_s": 5_000_000, "scrub_bytes_per_s": 2 * 2**20, "stand_in_after_s": 6 * 3600}
+        assert node.status()["pace"] == pace
+        assert node.chunk_keeping.holders._out_after_s == 6 * 3600
+        assert node.chunk_keeping.repair._transfers._throttle._bytes_per_s == 5_000_000
+        assert node.keeping.sync._throttle._bytes_per_s == 5_000_000

@@ -58,6 +58,15 @@ def size_text(size: int) -> str:
     raise AssertionError("the last unit takes every size")
 
 
+def rate_text(bytes_per_s: int) -> str:
+    """Return a rate as a person would have configured it: in units of 1000 where it is a round number of these."""
+    for power, unit in enumerate(("GB", "MB", "kB")):
+        size, rest = divmod(bytes_per_s, 1000 ** (3 - power))
+        if size and not rest:
+            return f"{size} {unit}/s"
+    return f"{size_text(bytes_per_s)}/s"
+
+
 def time_text(at_ms: int) -> str:
     """Return a local date and time for milliseconds since 1970."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at_ms / 1000))

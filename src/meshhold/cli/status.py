@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from meshhold.cli.counters import counter_lines
-from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, size_text, table_lines
+from meshhold.cli.output import SHORT_LENGTH, duration_text, field_lines, printable, rate_text, size_text, table_lines
 from meshhold.cli.quota import quota_warnings
 from meshhold.cli.roster import roster_lines
 from meshhold.cli.session import Session, client_options
@@ -51,6 +51,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             ("vaults", found["vaults"]),
             ("objects", found["objects"]),
             ("mesh", found["mesh"]),
+            *_pace_fields(found.get("pace")),
         ]
     )
     if found["indexes"]:
@@ -62,6 +63,17 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     if shared:
         lines += ["", *repair_lines(shared)]
     return [*lines, "", *roster_lines(found["nodes"])] if len(found["nodes"]) > 1 else lines
+
+
+def _pace_fields(pace: dict[str, int] | None) -> list[tuple[str, object]]:
+    """Return how fast copies are kept, as the configuration says, where the daemon tells."""
+    if pace is None:
+        return []
+    return [
+        ("repair", f"up to {rate_text(pace['repair_bytes_per_s'])}"),
+        ("scrub", f"up to {rate_text(pace['scrub_bytes_per_s'])}, once a week"),
+        ("stands in", f"for machines that are away for {duration_text(pace['stand_in_after_s'])}"),
+    ]
 
 
 def _upkeep_warnings(found: dict[str, Any]) -> list[str]:

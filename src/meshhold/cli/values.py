@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Final
 
 import click
 
 from meshhold.config.load import CAPACITY_MAX, CAPACITY_MIN
-from meshhold.config.values import parse_size
+from meshhold.config.values import parse_duration, parse_size
 
 Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
-_SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_DURATION: Final = re.compile(r"(\d{1,9})\s*([a-z]+)\Z", re.ASCII)
 
 
 def duration_of(least_s: int, most_s: int) -> Callback:
@@ -25,10 +21,11 @@ def duration_of(least_s: int, most_s: int) -> Callback:
     def read(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
         if text is None:
             return None
-        found = _DURATION.match(text.strip().lower())
-        if found is None or found[2] not in _SECONDS:
-            raise click.BadParameter(f"{text!r} is no duration; use a number with s, min, h, d or w, such as 24h")
-        seconds = int(found[1]) * _SECONDS[found[2]]
+        try:
+            seconds = parse_duration(text)
+        except ValueError:
+            message = f"{text!r} is no duration; use a number with s, min, h, d or w, such as 24h"
+            raise click.BadParameter(message) from None
         if not least_s <= seconds <= most_s:
             raise click.BadParameter(f"{text!r} is out of range; use {least_s}s to {most_s // 86_400}d")
         return seconds

@@ -2,12 +2,13 @@
 
 from meshhold.config.load import config_warnings, load_config
 from meshhold.config.places import default_config_path, default_home
-from meshhold.config.settings import Config, NodeConfig, S3Config, WebConfig
+from meshhold.config.settings import Config, NodeConfig, RepairConfig, S3Config, WebConfig
 from meshhold.config.values import split_address
 
 __all__ = [
     "Config",
     "NodeConfig",
+    "RepairConfig",
     "S3Config",
     "WebConfig",
     "config_warnings",

@@ -17,15 +17,19 @@ from meshhold.config.settings import (
     MAX_PUT_DEFAULT,
     NODE_LISTEN_DEFAULT,
     REGION_DEFAULT,
+    REPAIR_RATE_DEFAULT,
     S3_LISTEN_DEFAULT,
+    SCRUB_RATE_DEFAULT,
+    STAND_IN_AFTER_DEFAULT,
     WEB_LISTEN_DEFAULT,
     ZONE_DEFAULT,
     Config,
     NodeConfig,
+    RepairConfig,
     S3Config,
     WebConfig,
 )
-from meshhold.config.values import parse_size, split_address
+from meshhold.config.values import parse_duration, parse_rate, parse_size, split_address
 from meshhold.crypto.random import parse_swarm_key
 from meshhold.errors import InvalidError
 from meshhold.model.ids import check_bucket_name
@@ -35,6 +39,12 @@ CAPACITY_MIN: Final = 1024**2  # one chunk
 CAPACITY_MAX: Final = 2**60
 LOG_BYTES_MIN: Final = 1024**2  # one batch of lines
 LOG_FILES_MAX: Final = 100
+RATE_MIN: Final = 100_000  # of 1 TB, three copies would take ten weeks to make again: slower is no repair
+RATE_MAX: Final = 10**12
+STAND_IN_MIN_S: Final = 60  # a restart, and a link that is made anew, must not move a machine's whole share
+STAND_IN_MAX_S: Final = 30 * 86_400
+_RATE: Final = 'bytes per second, 100kB to 1TB, such as "50 MB" or 50000000'
+_STAND_IN: Final = 'a number with s, min, h or d, 1min to 30d, such as "90min" or "1h"'
 _ADDRESS: Final = 'host:port, such as "127.0.0.1:3900" or "[::1]:3900"'
 _SIZE: Final = 'bytes, or a number with a unit, such as 67108864, "64MiB" or "500GiB"'
 _LABEL: Final = "1 to 64 printable characters"
@@ -67,17 +77,22 @@ _NODE_KEYS: Final = (
     "upnp",
     "s3",
     "web",
+    "repair",
 )
 _WEB_KEYS: Final = ("enabled", "listen_addr", "root_domain", "hosts")
+_REPAIR_KEYS: Final = ("bytes_per_s", "scrub_bytes_per_s", "stand_in_after")
 _TOP_KEYS: Final = ("swarm_key", "bootstrap_peers", "node")
 _MISPLACED: Final = (
     {name: f"it belongs under node: as node.{name}" for name in _NODE_KEYS if name != "listen_addr"}
     | {name: f"it belongs under node: s3: as node.s3.{name}" for name in _S3_KEYS if name != "listen_addr"}
+    | {name: f"it belongs under node: repair: as node.repair.{name}" for name in _REPAIR_KEYS}
     | {"listen_addr": "indent it: node.listen_addr is for peers, node.s3.listen_addr for S3 clients"}
 )
-_MISPLACED_IN_NODE: Final = {
-    name: f"it belongs under s3: as node.s3.{name}" for name in ("enabled", "region", "max_put_bytes")
-} | {name: f"write {name} without indentation, outside node:" for name in ("swarm_key", "bootstrap_peers")}
+_MISPLACED_IN_NODE: Final = (
+    {name: f"it belongs under s3: as node.s3.{name}" for name in ("enabled", "region", "max_put_bytes")}
+    | {name: f"it belongs under repair: as node.repair.{name}" for name in _REPAIR_KEYS}
+    | {name: f"write {name} without indentation, outside node:" for name in ("swarm_key", "bootstrap_peers")}
+)
 
 
 def load_config(path: Path) -> Config:
@@ -91,6 +106,7 @@ def load_config(path: Path) -> Config:
     node = Section(top.get("node"), _NODE_KEYS, _MISPLACED_IN_NODE)
     s3 = Section(node.get("s3"), _S3_KEYS)
     web = Section(node.get("web"), _WEB_KEYS)
+    repair = Section(node.get("repair"), _REPAIR_KEYS)
     return Config(
         path=path,
         swarm_key=_swarm_key(top.get("swarm_key"), path.parent),
@@ -122,6 +138,11 @@ def load_config(path: Path) -> Config:
             listen_addr=_address(web.get("listen_addr"), WEB_LISTEN_DEFAULT),
             root_domain=_domain(web.get("root_domain")),
             hosts=_hosts(web.get("hosts")),
+        ),
+        repair=RepairConfig(
+            bytes_per_s=_rate(repair.get("bytes_per_s"), REPAIR_RATE_DEFAULT),
+            scrub_bytes_per_s=_rate(repair.get("scrub_bytes_per_s"), SCRUB_RATE_DEFAULT),
+            stand_in_after_s=_stand_in(repair.get("stand_in_after")),
         ),
     )
 
@@ -206,6 +227,24 @@ def _size(value: Value | None, least: int, most: int) -> int | None:
     found = value.read(reader, value.plain(_SIZE), _SIZE)
     if not least <= found <= most:
         raise value.refused(f"{found} bytes", f"{least} to {most} bytes")
+    return found
+
+
+def _rate(value: Value | None, default: int) -> int:
+    if value is None:
+        return default
+    found = value.read(parse_integer if value.kind == "int" else parse_rate, value.plain(_RATE), _RATE)
+    if not RATE_MIN <= found <= RATE_MAX:
+        raise value.refused(f"{found} bytes per second", _RATE)
+    return found
+
+
+def _stand_in(value: Value | None) -> int:
+    if value is None:
+        return STAND_IN_AFTER_DEFAULT
+    found = value.read(parse_duration, value.plain(_STAND_IN), _STAND_IN)
+    if not STAND_IN_MIN_S <= found <= STAND_IN_MAX_S:
+        raise value.refused(repr(value.plain(_STAND_IN)), _STAND_IN)
     return found
 
 

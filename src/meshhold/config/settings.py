@@ -17,6 +17,9 @@ LOG_FORMATS: Final = ("combined", "json")
 LOG_BYTES_DEFAULT: Final = 64 * 1024**2  # with five files 320 MiB: some two million requests
 LOG_FILES_DEFAULT: Final = 5
 DAY_S: Final = 86_400
+REPAIR_RATE_DEFAULT: Final = 500_000_000  # a line of 1 Gbit/s is full before that
+SCRUB_RATE_DEFAULT: Final = 20 * 1024**2  # a terabyte takes half a day and leaves the disk to the apps
+STAND_IN_AFTER_DEFAULT: Final = 3600
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one
 
 
@@ -51,6 +54,18 @@ class WebConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairConfig:
+    """How copies are kept. `bytes_per_s`: repair and rebalancing of this node; `scrub_bytes_per_s`: scheduled scrubs.
+
+    `stand_in_after_s`: how long another member is away before its chunks are made anew elsewhere.
+    """
+
+    bytes_per_s: int = REPAIR_RATE_DEFAULT
+    scrub_bytes_per_s: int = SCRUB_RATE_DEFAULT
+    stand_in_after_s: int = STAND_IN_AFTER_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """This machine's part: where it stores, where peers reach it, how much it offers.
 
@@ -80,3 +95,4 @@ class Config:
     node: NodeConfig
     s3: S3Config
     web: WebConfig = field(default_factory=WebConfig)
+    repair: RepairConfig = field(default_factory=RepairConfig)

@@ -122,7 +122,17 @@ class Node:
             "quotas": self._quotas(),
             "lifecycle": self._lifecycles(),
             "given_up": self.chunk_keeping.given_up(),
+            "pace": self._pace(),
             "access_log_dropped": 0 if self.access_log is None else self.access_log.dropped,
+        }
+
+    def _pace(self) -> dict[str, int]:
+        """Return how fast copies are mended and read again here, and after how long absent members are stood in for."""
+        repair = self.config.repair
+        return {
+            "repair_bytes_per_s": repair.bytes_per_s,
+            "scrub_bytes_per_s": repair.scrub_bytes_per_s,
+            "stand_in_after_s": repair.stand_in_after_s,
         }
 
     def _quotas(self) -> list[dict[str, Any]]:
@@ -188,7 +198,15 @@ def _assemble(base: Foundation) -> Node:
         conflicts=Conflicts(vaults, registers, objects),
         uploads=uploads,
         members=Members(directory, vaults, nodes, index_replicas, fellowship),
-        rings=Rings(directory, vaults, nodes, fellowship, base.run_blocking, chunk_keeping.rate),
+        rings=Rings(
+            directory,
+            vaults,
+            nodes,
+            fellowship,
+            base.run_blocking,
+            chunk_keeping.rate,
+            rate_max=base.config.repair.bytes_per_s,
+        ),
         drains=_make_drains(base, index_replicas),
         snapshots=snapshots,
         recovery=_make_recovery(base, vaults, roll_call, snapshots),

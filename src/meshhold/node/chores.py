@@ -21,7 +21,6 @@ SETTLE_S: Final = 600.0  # after a start, apps come first
 COLLECT_EVERY_S: Final = 6 * 3600.0  # space comes back within a quarter of the grace
 EXPIRE_EVERY_S: Final = 3600.0  # rules count in days
 SCRUB_EVERY_S: Final = 7 * 24 * 3600.0  # a disk's silent faults are found while other copies are young
-SCRUB_PAUSE_S_PER_MIB: Final = 0.05  # about 20 MiB/s: a terabyte takes half a day and leaves the disk to the apps
 
 
 async def run_chores(node: Node) -> NoReturn:
@@ -98,7 +97,8 @@ async def _follow_lifecycles(node: Node) -> NoReturn:
 
 
 async def _scrub(node: Node) -> None:
-    report = await node.care.scrub(None, _ignore, pause_s_per_mib=SCRUB_PAUSE_S_PER_MIB)
+    pause_s_per_mib = 2**20 / node.config.repair.scrub_bytes_per_s
+    report = await node.care.scrub(None, _ignore, pause_s_per_mib=pause_s_per_mib)
     lost = len(report.corrupt) - report.repaired
     if report.repaired:
         _LOG.warning("scrub: %d damaged chunks fetched anew from other nodes", report.repaired)

@@ -33,7 +33,7 @@ from meshhold.replication.collecting.obeying import Obeying
 from meshhold.replication.repair.inventory import Inventory
 from meshhold.replication.repair.leases import Leases
 from meshhold.replication.repair.repair import Repair
-from meshhold.replication.repair.transfers import BYTES_PER_S
+from meshhold.replication.repair.settings import Settings
 from meshhold.replication.throttle import Throttle
 
 LOOK_S: Final = 5.0
@@ -77,9 +77,10 @@ class ChunkKeeping:
         around: ChunkSurroundings,
         run_blocking: RunBlocking,
         run_for_others: RunBlocking,
+        settings: Settings,
     ) -> None:
         self._keepers = around.keepers
-        self.holders = Holders(around.keepers, me, changed=self._changed)
+        self.holders = Holders(around.keepers, me, out_after_s=settings.out_after_s, changed=self._changed)
         self.leases = Leases(self._view_version)
         self.inventory = Inventory(chunks, run_for_others, self._view_version)
         self.obeying = Obeying(
@@ -113,7 +114,7 @@ class ChunkKeeping:
             holder_of,
             self.inventory,
             self.leases,
-            Throttle(BYTES_PER_S, self._is_busy),
+            Throttle(settings.bytes_per_s, self._is_busy),
             vaults=around.keepers.vaults,
             chance=around.chance,
             now_s=time.time,

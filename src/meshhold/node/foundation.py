@@ -41,6 +41,8 @@ from meshhold.replication.collecting.clock_watch import ClockWatch
 from meshhold.replication.index.index_room import IndexRoom
 from meshhold.replication.index.seats import Seats
 from meshhold.replication.records.record_keeper import RecordKeeper
+from meshhold.replication.repair.settings import Settings
+from meshhold.replication.throttle import Throttle
 from meshhold.store.directory import Directory
 from meshhold.store.labels import Labelling
 from meshhold.store.nodes import Nodes
@@ -96,8 +98,10 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
         seats = Seats(identity.node_id, index, partial(told_configuration, keeper.registry))
         await seats.found_earlier(founded_here(keeper.registry, identity.node_id))
         disk_bytes = chunks.usage().total
+        pace = Settings(config.repair.bytes_per_s, config.repair.stand_in_after_s)
         mesh = Mesh(config, identity, keeper, nodes, index, clock, now_ms, disk_bytes=disk_bytes)
-        keeping = _keep_index(config, identity, index, seats, clock, keeper, directory, nodes, mesh)
+        throttle = Throttle(pace.index_bytes_per_s)
+        keeping = _keep_index(config, identity, index, seats, clock, keeper, directory, nodes, mesh, throttle)
         around = ChunkSurroundings(
             keepers=VaultKeepers(keeper.registry, nodes, mesh.reach, identity.node_id, lambda: disk_bytes),
             reach=mesh.reach,
@@ -110,7 +114,7 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
             watch=watch,
             chance=_new_chance(),
         )
-        chunk_keeping = ChunkKeeping(chunks, identity.node_id, around, run_blocking, run_for_others)
+        chunk_keeping = ChunkKeeping(chunks, identity.node_id, around, run_blocking, run_for_others, pace)
         mesh.serve(chunk_keeping.register, chunk_keeping.greet)
         keeper.follow(chunk_keeping.hear)
         labels = DiskLabels(data_dir / "chunks")
@@ -142,6 +146,7 @@ def _keep_index(
     directory: Directory,
     nodes: Nodes,
     mesh: Mesh,
+    throttle: Throttle,
 ) -> IndexKeeping:
     room = IndexRoom(partial(_free_bytes, config.node.data_dir), index.reusable_bytes)
     around = Surroundings(
@@ -154,7 +159,9 @@ def _keep_index(
         chance=_new_chance(),
     )
     stamp_node = identity.stamp_node
-    keeping = IndexKeeping(index, seats, clock, now_ms, around, stamp_node=stamp_node, check_room=room.check)
+    keeping = IndexKeeping(
+        index, seats, clock, now_ms, around, stamp_node=stamp_node, check_room=room.check, throttle=throttle
+    )
     mesh.serve(keeping.register, keeping.sync.greet)
     return keeping
 

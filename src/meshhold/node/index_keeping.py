@@ -27,6 +27,7 @@ from meshhold.replication.index.remote_replica import Caller, RemoteReplica
 from meshhold.replication.index.replica import LocalReplica
 from meshhold.replication.index.replica_service import MayAsk, ReplicaService
 from meshhold.replication.index.seats import Seats
+from meshhold.replication.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,10 @@ class Surroundings:
 
 
 class IndexKeeping:
-    """All that keeps indexes, tied together. Resources: borrows the index and its surroundings."""
+    """All that keeps indexes, tied together.
+
+    `throttle` bounds how fast rows are caught up with. Resources: borrows the index and its surroundings.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class IndexKeeping:
         stamp_node: bytes,
         check_room: Callable[[], None] | None = None,
         window_ms: int = WINDOW_MS,
+        throttle: Throttle | None = None,
     ) -> None:
         chance, name_of, vaults = around.chance, around.name_of, around.vaults
         self.seats = seats
@@ -77,7 +82,9 @@ class IndexKeeping:
         )
         fellows = Fellows(around.peers, seats)
         copying = Copying(self.replica, seats, now_ms, window_ms=window_ms)
-        self.sync = IndexSync(copying, seats, fellows, self.registers, vaults, around.linked, now_ms, chance=chance)
+        self.sync = IndexSync(
+            copying, seats, fellows, self.registers, vaults, around.linked, now_ms, chance=chance, throttle=throttle
+        )
         self.enrolment = Enrolment(
             copying, seats, fellows, self.sync, self.registers, vaults, clock, now_ms, chance=chance, name_of=name_of
         )

@@ -35,7 +35,7 @@ class Repairs:
 
     A view is a dict: `vault`, `vault_id`, `factor` (copies that are wanted), `wanted` (copies that the present machines
     can have), `members` (a number), `away` and `out` (names of machines that do not answer, and of those that are stood
-    in for since they did not for an hour), and what `Progress.show` tells: `phase`, `chunks_done`, `bytes_done`,
+    in for since they did not for so long), and what `Progress.show` tells: `phase`, `chunks_done`, `bytes_done`,
     `chunks_left`, `bytes_left`, `bytes_per_s`, `eta_s` (None: unknown), `finished_at` (seconds since 1970; None: no
     pass has ended yet), `complete`, `waiting` (why, or `""`), `surplus`, `removed`, `short` (chunks that lack a copy).
     """

@@ -110,9 +110,9 @@ class RingPlan:
 
 
 class Rings:
-    """Rings as people see them. `rate` gives the bytes per second of a vault's repair, 0 if nothing moved lately.
+    """Rings as people see them.
 
-    Resources: borrows its collaborators.
+    `rate` gives the bytes per second of a vault's repair, 0 if nothing moved lately; `rate_max` bounds it. Resources: borrows its collaborators.
     """
 
     def __init__(
@@ -123,12 +123,15 @@ class Rings:
         fellows: Counted,
         run_blocking: RunBlocking,
         rate: Callable[[VaultId], float] = lambda _vault: 0.0,
+        *,
+        rate_max: float = BYTES_PER_S,
     ) -> None:
         self._directory = directory
         self._vaults = vaults
         self._nodes = nodes
         self._fellows = fellows
         self._rate = rate
+        self._assumed = min(BYTES_PER_S, rate_max)
         self._run_blocking = run_blocking
         self._me = directory.identity.node_id
 
@@ -254,7 +257,7 @@ class Rings:
             for node in sorted(gained.keys() | lost.keys(), key=self._name_of)
         ]
         measured = self._rate(bucket.id)
-        rate = measured or BYTES_PER_S
+        rate = measured or self._assumed
         slowest = max((gain.gets for gain in gains), default=0)  # machines fetch side by side, each at that rate
         return RingPlan(
             vault=bucket.name,
