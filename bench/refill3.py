@@ -57,7 +57,7 @@ def run_refill(folder: Path, size: int, object_size: int, rounds: int) -> list[R
         with open_client(endpoint) as client:
             for number in range(-(-size // object_size)):
                 client.put(f"refill/{number:06}", os.urandom(object_size))
-        target.wait(lambda: len(_chunks(target, _LAST)) >= len(_chunks(target, 0)), "all nodes have all chunks")
+        target.wait(lambda: _count(target, _LAST) >= _count(target, 0), "all nodes have all chunks")
         found = []
         for turn in range(rounds):
             print(f"  refill: round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -70,6 +70,19 @@ def run_refill(folder: Path, size: int, object_size: int, rounds: int) -> list[R
 
 def _chunks(target: ThreeCopies, number: int) -> list[Path]:
     return list((target.home(number) / "chunks" / target.vault).glob("[0-9a-f][0-9a-f]/*"))
+
+
+def _count(target: ThreeCopies, number: int) -> int:
+    """Count without a look at files or paths: whoever polls shares processors with what it measures."""
+    base = target.home(number) / "chunks" / target.vault
+    return sum(_names(f"{base}/{first:02x}") for first in range(256))
+
+
+def _names(folder: str) -> int:
+    try:
+        return len(os.listdir(folder))  # noqa: PTH208 - names only, no paths
+    except FileNotFoundError:
+        return 0
 
 
 def _round(target: ThreeCopies) -> RefillRound:
@@ -85,7 +98,7 @@ def _round(target: ThreeCopies) -> RefillRound:
     first_s, first, done = 0.0, 0, 0
     while done < wanted:
         time.sleep(_POLL_S)
-        done, now_s = len(_chunks(target, _LAST)), time.monotonic()
+        done, now_s = _count(target, _LAST), time.monotonic()
         if done and not first:
             first_s, first = now_s, done
         if now_s - began_s > _REFILL_S_MAX:

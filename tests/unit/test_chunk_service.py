@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.mesh_nodes import Node, until, virtual_time
 from tests.unit.store_kit import run_inline
 
@@ -25,12 +27,14 @@ from meshhold.errors import (
     OverloadedError,
     PeerUnreachableError,
     ProtocolError,
+    StorageFailedError,
     TooLargeError,
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.peering.streams import PeerStream
+from meshhold.replication.chunks import bulk, remote_chunks
 from meshhold.replication.chunks import chunk_wire as wire
-from meshhold.replication.chunks import remote_chunks
+from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, PARTITIONS_MAX, in_bulk
 from meshhold.replication.chunks.chunk_service import ROOM_PER_PEER_MAX, ChunkService
 from meshhold.replication.chunks.holder_contract import Digests, Held, Holder
 from meshhold.replication.chunks.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
@@ -223,6 +227,80 @@ class TestEveryHolder:
         found = [await bench.holder.names(VAULT, bits, partition) for partition in sorted(wanted)]
         assert [held.chunk for page in found for held in page] == chunks
 
+    @pytest.mark.parametrize("bits", [0, 3, 8, 11])
+    async def test_names_of_many_partitions_come_together_as_an_answer_holds(self, bench: Bench, bits: int) -> None:
+        count = wire.IDS_MAX + 1 if bits == 0 else 1_200
+        chunks = sorted(make_chunk(8, seed)[0] for seed in range(count))
+        for seed in range(count):
+            bench.keeper.store.put(VAULT, *make_chunk(8, seed), 5_000.0)
+        left = list(range(1 << bits))
+        found: list[list[Held]] = []
+        while left:
+            lists = await in_bulk(bench.holder).names_in(VAULT, bits, left[:PARTITIONS_MAX])
+            assert 0 < len(lists) <= PARTITIONS_MAX
+            assert [
+                {wire.partition_in(held.chunk, bits) for held in names} - {at}
+                for at, names in zip(left, lists, strict=False)
+            ] == [set()] * len(lists)
+            found += lists
+            left = left[len(lists) :]
+        assert [held.chunk for names in found for held in names] == chunks
+        ages = {bench.asker_now() - held.touched_s for names in found for held in names}
+        assert max(ages) - min(ages) < 0.01
+
+    async def test_a_partition_of_too_many_chunks_ends_an_answer(self, bench: Bench) -> None:
+        few = [chunk for chunk in (make_chunk(8, seed)[0] for seed in range(64)) if chunk[0] < 128]
+        for seed in range(2 * wire.IDS_MAX + 200):
+            chunk, sealed = make_chunk(8, seed)
+            if chunk[0] >= 128 or chunk in few:
+                bench.keeper.store.put(VAULT, chunk, sealed)
+        (names,) = await in_bulk(bench.holder).names_in(VAULT, 1, [0, 1])
+        assert [held.chunk for held in names] == sorted(few)
+        (names,) = await in_bulk(bench.holder).names_in(VAULT, 1, [1])
+        assert len(names) > wire.IDS_MAX
+
+    async def test_many_chunks_come_together_as_a_batch_holds(self, bench: Bench) -> None:
+        made = [make_chunk(100_000, seed) for seed in range(12)]
+        for chunk, sealed in made:
+            bench.keeper.store.put(VAULT, chunk, sealed)
+        asked = [chunk for chunk, _ in made]
+        assert await in_bulk(bench.holder).get_many(VAULT, asked) == [sealed for _, sealed in made[:10]]
+        assert await in_bulk(bench.holder).get_many(VAULT, asked[10:]) == [sealed for _, sealed in made[10:]]
+
+    @pytest.mark.parametrize("size", [0, 1, BATCH_SIZE, BATCH_SIZE + 16, wire.SEALED_MAX])
+    async def test_a_chunk_of_any_size_comes_alone_at_least(self, bench: Bench, size: int) -> None:
+        chunk, sealed = make_chunk(size)
+        small, small_sealed = make_chunk(9, 1)
+        bench.keeper.store.put(VAULT, chunk, sealed)
+        bench.keeper.store.put(VAULT, small, small_sealed)
+        pieces = await in_bulk(bench.holder).get_many(VAULT, [chunk, small])
+        assert pieces == ([sealed, small_sealed] if size < BATCH_SIZE else [sealed])
+
+    async def test_what_is_absent_or_damaged_is_left_out_of_a_batch(self, bench: Bench) -> None:
+        good, damaged, absent = make_chunk(9), make_chunk(9, 1)[0], make_chunk(9, 2)[0]
+        bench.keeper.store.put(VAULT, *good)
+        bench.keeper.store.put(VAULT, damaged, b"other bytes")
+        pieces = await in_bulk(bench.holder).get_many(VAULT, [damaged, absent, good[0]])
+        assert pieces == [None, None, good[1]]
+        assert bench.keeper.damaged == [VAULT]
+        assert await in_bulk(bench.holder).get_many(VAULT, [absent]) == [None]
+
+    async def test_a_bad_spot_of_the_disk_is_that_of_one_chunk(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (bad, sealed), good = make_chunk(9), make_chunk(9, 1)
+        bench.keeper.store.put(VAULT, bad, sealed)
+        bench.keeper.store.put(VAULT, *good)
+        get = bench.keeper.store.get
+
+        def read(vault: VaultId, chunk: ChunkId) -> bytes:
+            if chunk == bad:
+                raise StorageFailedError("the disk does not answer", "look at its cable")
+            return get(vault, chunk)
+
+        monkeypatch.setattr(bench.keeper.store, "get", read)
+        assert await in_bulk(bench.holder).get_many(VAULT, [bad, good[0]]) == [None, good[1]]
+
     async def test_an_order_to_collect_is_obeyed_and_answered(self, bench: Bench) -> None:
         marks = b"marks" * 300_000
         assert await bench.holder.collect(VAULT, marks) == (3, 4 << 30)
@@ -275,6 +353,8 @@ class TestRefusals:
             lambda: remote.verify(FOREIGN, [chunk], "view 1"),
             lambda: remote.digests(FOREIGN, 0),
             lambda: remote.names(FOREIGN, 0, 0),
+            lambda: remote.names_in(FOREIGN, 0, [0]),
+            lambda: remote.get_many(FOREIGN, [chunk]),
             lambda: remote.collect(FOREIGN, b"marks"),
         ]
         for ask in asked:
@@ -463,6 +543,14 @@ def page(chunks: Sequence[bytes], *, ages: bytes | None = None, is_last: Any = T
     return [b"".join(chunks), bytes(8 * len(chunks)) if ages is None else ages, is_last]
 
 
+def many(
+    lists: Sequence[Sequence[bytes]], *, counts: Sequence[int] | None = None, ages: bytes | None = None
+) -> list[Any]:
+    joined = b"".join(chunk for chunks in lists for chunk in chunks)
+    told = bulk.pack_partitions([len(chunks) for chunks in lists] if counts is None else counts)
+    return [told, joined, bytes(len(joined) // 4) if ages is None else ages]
+
+
 class TestLies:
     @pytest.mark.parametrize("answer", [None, 1, "x", b"", b"\x01\x01", [True]])
     async def test_flags_of_another_form(self, answer: Any) -> None:
@@ -524,6 +612,81 @@ class TestLies:
         ages = struct.pack(">Q", 2**64 - 1)
         assert await lied_to(page([bytes(32)], ages=ages)).names(VAULT, 1, 0) == [Held(ChunkId(bytes(32)), 0.0)]
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            None,
+            [],
+            many([[bytes(32)]])[:2],
+            many([[bytes(32)]], counts=[2]),
+            many([[bytes(32)]], counts=[0]),
+            many([[bytes(32)]], ages=bytes(7)),
+            many([[bytes(32)], [b"\xff" * 32], []]),
+            many([[b"\xff" * 32]]),
+            many([[b"\x01" + bytes(31), bytes(32)]]),
+            many([[bytes(32), bytes(32)]]),
+            many([[at.to_bytes(32, "big") for at in range(2001)]]),
+            [bytes(3), b"", b""],
+            [struct.pack(">I", 2**32 - 1), b"", b""],
+        ],
+    )
+    async def test_names_of_partitions_of_another_form(self, answer: Any) -> None:
+        with pytest.raises(ProtocolError):
+            await lied_to(answer).names_in(VAULT, 1, [0, 1])
+
+    async def test_ages_in_partitions_beyond_all_time_are_the_oldest(self) -> None:
+        ages = struct.pack(">Q", 2**64 - 1)
+        assert await lied_to(many([[bytes(32)]], ages=ages)).names_in(VAULT, 1, [0, 1]) == [
+            [Held(ChunkId(bytes(32)), 0.0)]
+        ]
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"",
+            bytes(3),
+            bytes(4 * 3),
+            struct.pack(">I", 5) + b"four",
+            struct.pack(">I", 3) + b"four",
+            struct.pack(">I", 2**32 - 2),
+            struct.pack(">III", 0, 0, 0) + b"x",
+        ],
+    )
+    def test_batches_of_another_form(self, raw: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            bulk.read_pieces(raw, 2)
+
+    @given(st.lists(st.none() | st.binary(max_size=40), min_size=1, max_size=BATCH_MAX))
+    def test_batches_come_as_they_were_sent(self, pieces: list[bytes | None]) -> None:
+        assert bulk.read_pieces(bulk.pack_pieces(pieces), BATCH_MAX) == pieces
+
+    @given(st.binary(max_size=60), st.integers(1, 5))
+    def test_bytes_of_anybody_are_whole_chunks_or_refused(self, raw: bytes, most: int) -> None:
+        try:
+            pieces = bulk.read_pieces(raw, most)
+        except ProtocolError:
+            return
+        assert 0 < len(pieces) <= most
+        assert bulk.pack_pieces(pieces) == raw
+
+    @pytest.mark.parametrize(
+        "packed",
+        [
+            None,
+            0,
+            b"",
+            bytes(3),
+            bytes(4 * 65),
+            bulk.pack_partitions([1, 1]),
+            bulk.pack_partitions([2, 1]),
+            bulk.pack_partitions([8]),
+        ],
+    )
+    def test_questions_that_name_partitions_in_another_form(self, packed: Any) -> None:
+        with pytest.raises(ProtocolError):
+            bulk.partitions_of({"p": packed}, 3)
+        assert bulk.partitions_of({"p": bulk.pack_partitions([0, 3, 7])}, 3) == [0, 3, 7]
+
 
 @virtual_time
 class TestPeersThatStall:
@@ -531,7 +694,7 @@ class TestPeersThatStall:
     async def _pair(self, handler: Any) -> AsyncIterator[tuple[Node, RemoteChunks]]:
         network = MemoryNetwork(seed=1, latency_s=(0.001, 0.003))
         a, b = Node("a"), Node("b")
-        for name in (wire.PUT_STREAM, wire.GET_STREAM, wire.COLLECT_STREAM):
+        for name in (wire.PUT_STREAM, wire.GET_STREAM, bulk.GET_MANY_STREAM, wire.COLLECT_STREAM):
             b.dispatch.on_stream(name, handler)
         async with a.up(network), b.up(network):
             a.knows(b)
@@ -546,6 +709,7 @@ class TestPeersThatStall:
             for ask in (
                 lambda: remote.put(VAULT, chunk, sealed),
                 lambda: remote.get(VAULT, chunk, len(sealed)),
+                lambda: remote.get_many(VAULT, [chunk]),
                 lambda: remote.collect(VAULT, b"marks"),
             ):
                 for _ in range(70):  # more than places: each is given back

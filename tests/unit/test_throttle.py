@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from meshhold.model.ids import NodeId
 from meshhold.replication.healing.pulling import Progress
-from meshhold.replication.throttle import BUSY_STEP_S, BUSY_STEPS, Throttle
+from meshhold.replication.throttle import BUSY_STEP_S, BUSY_STEPS, PAUSE_MIN_S, Throttle
 
 
 async def test_bytes_take_their_time_together(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time passes at once
@@ -20,6 +20,34 @@ async def test_bytes_take_their_time_together(autojump_clock: MockClock) -> None
         nursery.start_soon(throttle.spend, 500)
         nursery.start_soon(throttle.spend, 1_500)
     assert trio.current_time() - began_s == pytest.approx(2.0)
+
+
+async def test_short_pauses_are_not_made_but_stay_owed(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time passes at once
+    pauses: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        await trio.sleep(pause_s)
+
+    throttle = Throttle(1_000, sleep=sleep)
+    began_s = trio.current_time()
+    for _ in range(1_000):
+        await throttle.spend(1)
+    assert trio.current_time() - began_s == pytest.approx(1.0, abs=PAUSE_MIN_S)
+    assert min(pauses) >= PAUSE_MIN_S
+    assert len(pauses) <= 1_000 * 0.001 / PAUSE_MIN_S + 1
+
+
+async def test_each_piece_of_a_batch_steps_aside(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time passes at once
+    """Many small chunks at once go no faster beside apps than one by one; they go on as soon as the door is idle."""
+    busy = True
+    throttle = Throttle(1e12, is_busy=lambda: busy)
+    began_s = trio.current_time()
+    await throttle.spend(1, pieces=3)
+    assert trio.current_time() - began_s == pytest.approx(3 * BUSY_STEPS * BUSY_STEP_S)
+    busy = False
+    await throttle.spend(1, pieces=3)
+    assert trio.current_time() - began_s == pytest.approx(3 * BUSY_STEPS * BUSY_STEP_S)
 
 
 async def test_a_busy_door_slows_healing_down_but_never_stops_it(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time passes at once

@@ -9,6 +9,8 @@ import trio
 
 BYTES_PER_S: Final = 20_000_000
 """Below what a disk or a gigabit link bears, so that apps keep their part of both."""
+PAUSE_MIN_S: Final = 0.01
+"""A shorter pause costs more than it spares. It stays owed: what comes next waits for both."""
 BUSY_STEP_S: Final = 0.05
 BUSY_STEPS: Final = 10
 """So many steps one message, or chunk, waits for apps at most: healing slows down beside them, but it ends."""
@@ -33,7 +35,10 @@ class Throttle:
         """Account for `size` bytes in so many messages or chunks that were moved; wait until the next ones may be."""
         now_s = trio.current_time()
         self._free_at_s = max(self._free_at_s, now_s) + size / self._bytes_per_s
-        await self._sleep(self._free_at_s - now_s)
+        if self._free_at_s - now_s >= PAUSE_MIN_S:
+            await self._sleep(self._free_at_s - now_s)
+        else:
+            await trio.lowlevel.checkpoint()
         for _ in range(BUSY_STEPS * pieces):
             if not self._is_busy():
                 return
