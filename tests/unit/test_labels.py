@@ -16,7 +16,7 @@ from tests.unit.store_kit import StoreKit, Wall, open_kit, run_inline
 from meshhold.chunkstore.labels import LABEL_SIZE_MAX
 from meshhold.chunkstore.memory import MemoryChunkStore
 from meshhold.chunkstore.memory_labels import MemoryLabels
-from meshhold.errors import NotFoundError, StorageFullError
+from meshhold.errors import NotFoundError, StorageFailedError, StorageFullError
 from meshhold.index.sqlite import open_index
 from meshhold.model.grant import Permission
 from meshhold.model.ids import AccessKeyId, VaultId
@@ -186,6 +186,21 @@ async def test_an_altered_label_brings_nothing_in(kit: StoreKit, newcomer: Store
     labels = MemoryLabels()
     labels.write(bucket.id, encode_label(forged))
     assert await make_labelling(newcomer, labels).take(bucket.id) == 0
+    assert newcomer.keeper.registry.all() == []
+
+
+async def test_a_disk_that_cannot_be_read_does_not_stop_the_start(newcomer: StoreKit) -> None:
+    class Failing(MemoryLabels):
+        def labelled(self) -> list[VaultId]:
+            return [VaultId("a" * 32)]
+
+        def read(self, vault: VaultId) -> bytes | None:
+            raise StorageFailedError(f"reading the label of {vault} failed", "check the disk")
+
+    labelling = make_labelling(newcomer, Failing())
+    await labelling.take_unknown()
+    with pytest.raises(StorageFailedError):
+        await labelling.take(VaultId("a" * 32))
     assert newcomer.keeper.registry.all() == []
 
 

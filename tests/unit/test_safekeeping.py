@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from tests.unit.store_kit import StoreKit, open_kit, run_inline
 
+from meshhold.config import load_config
 from meshhold.errors import NoSuchVaultError
 from meshhold.model.ids import NodeId, VaultId
+from meshhold.node.assembly import open_node
 from meshhold.placement.planner import plan_ring
 from meshhold.placement.ring import RingMember
 from meshhold.replication.chunks.holders import View
@@ -157,6 +160,14 @@ async def test_a_copy_more_than_wanted_is_not_needed(kit: StoreKit, bucket: Buck
 async def test_of_an_unknown_vault(kit: StoreKit) -> None:
     with pytest.raises(NoSuchVaultError):
         await make_safekeeping(kit, make_members(kit)).snapshot("photos", ignore)
+
+
+async def test_a_vault_on_one_machine_alone_has_snapshots_too(tmp_path: Path) -> None:
+    """Its chunks may outlive its index: a disk of its own, a file system that was checked."""
+    (tmp_path / "config.yaml").write_text("")
+    async with open_node(load_config(tmp_path / "config.yaml")) as node:
+        view = await node.vaults.create("photos")
+        assert node.snapshots._leads(VaultId(view.id))
 
 
 async def test_an_empty_vault_has_a_snapshot_too(kit: StoreKit) -> None:

@@ -271,4 +271,5 @@ Status = Callable[[], dict[str, Any]]
 """Returns node_id, name, version, uptime_s, data_dir, s3_addr (`""` when off), region, disk_total, disk_free (bytes),
 vaults, objects (counts), mesh (a sentence) and indexes: for each vault whose index this node keeps `vault`, `name` and
 `state` (`votes`, or why it does not), and after a comparison with another replica `source`, `rows_behind`,
-`rows_per_s`, `eta_s` (None if unknown) and more."""
+`rows_per_s`, `eta_s` (None if unknown) and more; pace: `repair_bytes_per_s`, `scrub_bytes_per_s`, `stand_in_after_s`;
+given_up: for each vault whose members took this node for lost `vault`, `chunks`, `short` and `waiting`."""

@@ -94,14 +94,22 @@ class Labelling:
     async def take_unknown(self) -> None:
         """Learn what the labels here tell of vaults that this node has never heard of: disks of another machine.
 
-        Errors: `StorageFailedError`; `FatalError` of the registry's disk.
+        Errors: `FatalError`. A label that cannot be read is no reason not to start.
         """
-        for vault in await self._run_blocking(self._labels.labelled):
-            if self._keeper.registry.known(Kind.VAULT, vault) is None:
-                await self.take(vault)
+        try:
+            for vault in await self._run_blocking(self._labels.labelled):
+                if self._keeper.registry.known(Kind.VAULT, vault) is None:
+                    await self.take(vault)
+        except FatalError:
+            raise
+        except MeshHoldError as error:
+            _LOG.warning("what lies beside the chunks here could not be read: %s", error)
 
     async def take(self, vault: VaultId) -> int:
-        """Learn what a vault's label tells, if there is one here; return how many records were news. Errors: same."""
+        """Learn what a vault's label tells, if there is one here; return how many records were news.
+
+        Errors: `StorageFailedError`; those of the registry's disk.
+        """
         label = await self._run_blocking(self._labels.read, vault)
         if label is None:
             return 0
