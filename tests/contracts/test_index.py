@@ -157,6 +157,60 @@ async def test_a_page_holds_the_keys_after_one_with_a_prefix(
         assert [key for key, _ in index.scan(VAULT, Space.OBJECTS, after, prefix, limit)] == expected
 
 
+@pytest.mark.parametrize("prefix", [b"", b"k", b"k0", b"k1", b"k\xff", b"x"])
+@pytest.mark.parametrize("after", [b"", b"k0017", b"k0100", b"k0149", b"k1", b"z"])
+async def test_a_look_shows_the_objects_of_a_page_and_names_all_rows_among_them(
+    opening: OpenIndex, after: bytes, prefix: bytes
+) -> None:
+    async with opening() as index:
+        changes = [
+            Change(
+                Space.OBJECTS,
+                b"k%04d" % number,
+                Row(stamp(number), b"entry"),
+                None if number % 5 == 2 or 60 <= number < 80 else listed(b"k%04d" % number, number),
+                number % 3 == 0,
+            )
+            for number in range(150)
+        ]
+        await index.save_many(VAULT, changes)
+        await index.save(VAULT, Space.UPLOADS, b"k0000", Row(stamp(1), b"upload"), None)
+        await put(index, b"k0000", vault=OTHER)
+        names = [(each.key, each.row.accepted.pack()) for each in changes]
+        names = [name for name in names if name[0] > after and name[0].startswith(prefix)]
+        live = index.list_keys(VAULT, after, prefix, 1_000)
+        for limit, names_max in (
+            (1_000, 1_000),
+            (1, 1_000),
+            (30, 1_000),
+            (1_000, 40),
+            (13, 20),
+            (0, 9),
+            (-1, 9),
+            (9, 0),
+        ):
+            look = index.look(VAULT, after, prefix, limit, names_max)
+            assert look.names == names[: len(look.names)]
+            upto = look.names[-1][0] if look.names else b""
+            assert look.rows == [row for row in live if row.key <= upto]
+            assert len(look.rows) <= max(0, limit)
+            assert len(look.names) <= names_max
+            if look.is_whole:
+                assert look.names == names
+            else:
+                assert len(look.rows) == max(0, limit) or len(look.names) == names_max
+        assert index.look(VAULT, after, prefix, 1_000, 1_000) == (live, names, True)
+
+
+async def test_a_look_ends_where_the_vault_ends(opening: OpenIndex) -> None:
+    async with opening() as index:
+        assert index.look(VAULT, b"", b"", 9, 9) == ([], [], True)
+        await put(index, b"a", vault=OTHER)
+        await put(index, b"b")
+        assert index.look(VAULT, b"", b"", 9, 9) == ([listed(b"b")], [(b"b", stamp(1).pack())], True)
+        assert index.look(OTHER, b"", b"", 9, 9) == ([listed(b"a")], [(b"a", stamp(1).pack())], True)
+
+
 async def test_the_first_key_is_one_at_least_the_bound(opening: OpenIndex) -> None:
     async with opening() as index:
         for key in (b"a/1", b"a/2", b"b/1"):

@@ -23,6 +23,7 @@ from meshhold.index.queries import (
     FIRST,
     INTERVAL,
     LIST,
+    LOOK,
     SCAN,
     TOMBSTONES,
     Query,
@@ -69,6 +70,8 @@ async def test_every_page_is_one_seek_without_sorting(query: Query, seek: str) -
         (BUCKET, "PRIMARY KEY (vault=? AND bucket=? AND (space,key)>(?,?))"),
         (TOMBSTONES, "COVERING INDEX register_deleted (vault=? AND (space,key)>(?,?))"),
         (INTERVAL, "PRIMARY KEY ((vault,space,key)>(?,?,?))"),
+        (LOOK[True], "PRIMARY KEY ((vault,space,key)>(?,?,?))"),
+        (LOOK[False], "PRIMARY KEY ((vault,space,key)>(?,?,?))"),
     ],
 )
 async def test_every_page_of_names_is_one_seek_without_sorting(statement: str, seek: str) -> None:
@@ -111,6 +114,30 @@ async def test_a_page_costs_the_same_in_a_large_vault_full_of_tombstones() -> No
             costs.append(steps_of(index, b"k%07d" % live, b"k"))
     assert costs[0][0] == costs[1][0] == 100
     assert costs[1][1] <= costs[0][1] * 1.05 + 2
+
+
+async def test_a_look_and_a_page_of_ballots_are_one_query_each_that_ends_near_the_last_row() -> None:
+    async with open_index(None) as index:
+        await fill(index, 2_000)
+        statements: list[str] = []
+        index._reader.set_trace_callback(statements.append)
+        steps = []
+        for read in (
+            lambda: index.look(VAULT, b"k0000100", b"k", 60, 2_000).names,
+            lambda: index.ballots(VAULT, Space.OBJECTS, b"k0000100", b"k0000220", 2_000),
+            lambda: index.look(VAULT, b"", b"k000000", 1_000, 2_000).names,
+            lambda: index.ballots(VAULT, Space.OBJECTS, b"k", b"k0000009", 2_000),
+        ):
+            index._reader.set_progress_handler(lambda: steps.append(0), 10)
+            names = read()
+            index._reader.set_progress_handler(None, 0)
+            assert len(statements) == 1
+            assert not index._reader.in_transaction
+            assert len(names) >= 10
+            assert len(steps) * 10 < 30 * (2 * len(names) + 10), "it read on after its end"
+            statements.clear()
+            steps.clear()
+        index._reader.set_trace_callback(None)
 
 
 def test_a_prefix_ends_before_the_next_one() -> None:

@@ -114,6 +114,7 @@ def test_a_write_condition_that_s3_lacks_is_not_implemented(headers: dict[bytes,
 def test_dates_are_written_as_s3_writes_them_and_read_back() -> None:
     assert http_date(MODIFIED_MS) == AT.decode()
     assert iso_date(MODIFIED_MS) == "2015-10-21T07:28:00.000Z"
+    assert [iso_date(0), iso_date(1_709_251_199_999)] == ["1970-01-01T00:00:00.000Z", "2024-02-29T23:59:59.000Z"]
     for text in (http_date(MODIFIED_MS), iso_date(MODIFIED_MS), "Wed Oct 21 07:28:00 2015"):
         assert parse_date(text) == MODIFIED_MS // 1000
 

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from meshhold.s3.errors import S3Error
+from meshhold.s3.syntax.escape import escape_all
 from meshhold.s3.syntax.xml import (
     DELETE_KEYS_MAX,
     DOCUMENT_SIZE_MAX,
@@ -36,6 +37,17 @@ def test_text_is_escaped_so_that_it_is_read_back() -> None:
     assert ET.fromstring(tag("Key", text)).text == text  # noqa: S314 - our own document
     assert escape("plain/key-1.txt") == "plain/key-1.txt"
     assert escape("\x00\x1f\ufffe") == "&#x0;&#x1F;&#xFFFE;"
+
+
+def test_many_texts_are_escaped_as_each_would_be() -> None:
+    plain = ["", "a/b c.jpg", "ü/\U0001f600", "tab\t~\x7f", "\u0800"]
+    for odd in ("", "a&b", "<", ">", '"', "line\nbreak", "\n", "\r", "\x00", "\x1f", "\ufffe", "\uffff", "\uff21"):
+        texts = [*plain, odd, *plain]
+        assert escape_all([text.encode() for text in texts]) == [escape(text) for text in texts]
+    assert escape_all([]) == []
+    assert escape_all([b"a\nb"]) == ["a\nb"]
+    with pytest.raises(UnicodeDecodeError):
+        escape_all([b"good", b"\xff"])
 
 
 def test_a_document_has_the_namespace_of_s3() -> None:

@@ -70,6 +70,7 @@ def _open(select: str, bound: str) -> str:
 
 
 INTERVAL: Final = _open(f"{_KEY}, accepted", ">")
-_LOOK: Final = f"{_KEY}, accepted, state = 1, size, etag, modified_ms, checksum"
+_LOOK: Final = f"{_KEY}, accepted, size, etag, modified_ms, CASE WHEN state = 1 THEN checksum END"
 LOOK: Final = {strict: _open(_LOOK, ">" if strict else ">=") for strict in (False, True)}
-"""By `Seek.strict`; the start of the seek is its `after`."""
+"""By `Seek.strict`; the start of the seek is its `after`. The last column is NULL unless it is a live object: a column
+costs a tenth of a microsecond."""

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
-from itertools import chain, compress
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +47,7 @@ _FETCHED_FIRST: Final = 8
 _FETCHED_MAX: Final = 64
 """Rows between two looks whether it is enough. What follows the end is read in vain, while a look costs as much as
 three rows: so few at first, and twice as many each time."""
-_is_live: Final = itemgetter(2)  # of a row of `LOOK`
+_shown: Final = itemgetter(5)  # of a row of `LOOK`: None unless it is a live object
 _as_listed: Final[Callable[[Any], Listed]] = partial(
     tuple.__new__, Listed
 )  # a third of what a call of the class costs, and pages are long
@@ -102,22 +102,22 @@ class SqliteIndex:
         seek = Seek(prefix, after=after)
         names_max = _bounded(names_max)
         found: list[Any] = []
-        live = 0
+        hidden = 0
         with closing(self._stretch(LOOK[seek.strict], vault, Space.OBJECTS, seek.start, seek.end, names_max)) as chunks:
             for chunk in chunks:
                 found += chunk
-                live += sum(map(_is_live, chunk))
-                if live >= limit:
+                hidden += list(map(_shown, chunk)).count(None)
+                if len(found) - hidden >= limit:
                     break
-        is_whole = live < limit and len(found) < names_max
-        while live > max(0, limit):
-            live -= _is_live(found.pop())
+        is_whole = len(found) - hidden < limit and len(found) < names_max
+        while len(found) - hidden > max(0, limit):
+            hidden -= _shown(found.pop()) is None
         if not found:
             return Look([], [], is_whole)
-        keys, ballots, _, *shown = zip(*found, strict=True)
+        keys, ballots, *shown = zip(*found, strict=True)
         rows: Iterable[Any] = zip(keys, *shown, strict=True)
-        if live < len(found):
-            rows = compress(rows, map(_is_live, found))
+        if hidden:
+            rows = (row for row in rows if row[-1] is not None)
         return Look(list(map(_as_listed, rows)), list(zip(keys, ballots, strict=True)), is_whole)
 
     def first_key(self, vault: VaultId, at_least: bytes, prefix: bytes) -> bytes | None:
