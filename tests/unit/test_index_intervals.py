@@ -37,7 +37,7 @@ def test_as_many_keys_fit_as_have_room_but_one_at_least(size_max: int, fitting: 
 def test_an_interval_begins_with_the_prefix_and_ends_with_it_or_with_a_key() -> None:
     assert interval_of(Space.OBJECTS, b"a/1", b"a/", b"a/7") == (Space.OBJECTS, b"a/1", b"a/7")
     whole = interval_of(Space.OBJECTS, b"", b"a/", None)
-    assert whole == (Space.OBJECTS, just_below(b"a/"), just_below(b"a0"))
+    assert (whole.space, whole.after, whole.upto) == (Space.OBJECTS, just_below(b"a/"), just_below(b"a0"))
     assert whole.after < b"a/"
     assert whole.upto is not None
     assert b"a/\xf4\x8f\xbf\xbf" <= whole.upto < b"a0"
