@@ -128,12 +128,13 @@ async def test_a_look_and_a_page_of_ballots_are_one_query_each_that_ends_near_th
             steps += 10
             return 0
 
-        for read in (
+        reads: tuple[Callable[[], list[tuple[bytes, bytes]]], ...] = (
             lambda: index.look(VAULT, b"k0000100", b"k", 60, 2_000).names,
             lambda: index.ballots(VAULT, Space.OBJECTS, b"k0000100", b"k0000220", 2_000),
             lambda: index.look(VAULT, b"", b"k000000", 1_000, 2_000).names,
             lambda: index.ballots(VAULT, Space.OBJECTS, b"k", b"k0000009", 2_000),
-        ):
+        )
+        for read in reads:
             steps = 0
             index._reader.set_progress_handler(count, 10)
             names = read()
