@@ -113,6 +113,9 @@ def remove_member(session: Session, vault_ref: str, node_ref: str, gone: bool, y
     for good, that is refused, since both would have to agree: then --gone lets this one go on alone. If the vault is
     linearizable, it holds all that was ever acknowledged. Never use --gone for a machine that is only off or out of
     reach, and never on both machines: each would go on with an index of its own, and what one stores would be lost.
+
+    A machine that comes back all the same hands over the chunks that others lack, then removes its own, unless it is
+    banned; what only it had taken of the index is lost.
     """
     before = session.call("vault.members", {"vault": vault_ref})
     if gone and not yes and not _is_gone(node_ref):
