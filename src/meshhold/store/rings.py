@@ -112,7 +112,8 @@ class RingPlan:
 class Rings:
     """Rings as people see them.
 
-    `rate` gives the bytes per second of a vault's repair, 0 if nothing moved lately; `rate_max` bounds it. Resources: borrows its collaborators.
+    `rate` gives the bytes per second of a vault's repair, 0 if nothing moved lately; `rate_max` bounds it.
+    Resources: borrows its collaborators.
     """
 
     def __init__(
