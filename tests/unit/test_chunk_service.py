@@ -35,7 +35,7 @@ from meshhold.peering.streams import PeerStream
 from meshhold.replication.chunks import bulk, remote_chunks
 from meshhold.replication.chunks import chunk_wire as wire
 from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, PARTITIONS_MAX, in_bulk
-from meshhold.replication.chunks.chunk_service import ROOM_PER_PEER_MAX, ChunkService
+from meshhold.replication.chunks.chunk_service import READING_MAX, ROOM_PER_PEER_MAX, ChunkService
 from meshhold.replication.chunks.holder_contract import Digests, Held, Holder
 from meshhold.replication.chunks.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
 from meshhold.transport.memory import MemoryNetwork
@@ -363,6 +363,29 @@ class TestRefusals:
             assert met.value.kind == "DeniedError"
         assert b.others.orders == []
         assert b.store.has(FOREIGN, chunk)
+
+    async def test_few_batches_are_read_at_once(self, sides: tuple[Side, Side]) -> None:
+        """Who asks for much leaves threads to others."""
+        a, b = sides
+        chunk, sealed = make_chunk(9)
+        b.store.put(VAULT, chunk, sealed)
+        running = most = 0
+        get_many = b.service.local.get_many
+
+        async def read(vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await trio.sleep(1)
+            running -= 1
+            return await get_many(vault, chunks)
+
+        b.service.local.get_many = read  # type: ignore[method-assign]  # counts those that read
+        remote = a.remote(b)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3 * READING_MAX):
+                nursery.start_soon(remote.get_many, VAULT, [chunk])
+        assert most == READING_MAX
 
     async def test_who_is_not_trusted_orders_no_collection(self, sides: tuple[Side, Side]) -> None:
         a, b = sides

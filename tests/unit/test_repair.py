@@ -16,6 +16,7 @@ from meshhold.replication.chunks import local_chunks
 from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE
 from meshhold.replication.repair import pulling
 from meshhold.replication.repair.leases import LEASE_S
+from meshhold.replication.repair.pulling import KEEPING_MAX
 from meshhold.replication.repair.repair import EVERY_S, PAUSE_S, RETRY_S, SOON_S
 from meshhold.replication.repair.repair_progress import RATE_WINDOW_S, SHORT_MAX, Progress, Rate
 from meshhold.replication.repair.transfers import FAILURES_MAX, IN_FLIGHT_MAX
@@ -147,6 +148,35 @@ async def test_different_sources_are_asked_at_once_within_bounds(
     asked = [lab.batches.count((name, 1)) for name in lab.nodes]
     assert asked[0] == 0
     assert min(asked[1:]) > 40
+
+
+async def test_few_batches_are_written_at_once(
+    autojump_clock: MockClock,  # noqa: ARG001 - time passes at once
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Peers' questions find a thread free however much is under way here."""
+    monkeypatch.setattr(pulling, "BATCH_MAX", 2)
+    lab, _ = stocked(count=120, factor=3)
+    node = lab["a"]
+    node.store.drop_vault(VAULT)
+    at_once: list[int] = [0]
+    running = 0
+    run_blocking = node.repair._transfers.run_blocking
+
+    async def counted(function: Any, /, *arguments: Any) -> Any:
+        nonlocal running
+        is_keeping = function == node.repair._refill._pulling._keep
+        running += is_keeping
+        at_once.append(running)
+        try:
+            await trio.sleep(1)
+            return await run_blocking(function, *arguments)
+        finally:
+            running -= is_keeping
+
+    node.repair._transfers.run_blocking = counted
+    assert await node.repair.pass_over(VAULT)
+    assert max(at_once) == KEEPING_MAX
 
 
 async def test_what_one_has_not_after_all_is_asked_of_another() -> None:

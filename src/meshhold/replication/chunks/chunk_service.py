@@ -35,6 +35,8 @@ ROOM_MAX: Final = 96 << 20
 """Bytes of streamed chunks in memory; beyond it streams are refused. Calls are bounded by their session."""
 ROOM_PER_PEER_MAX: Final = 24 << 20
 """More than a peer of this release sends or asks for at once; four hostile ones are needed to fill the whole."""
+READING_MAX: Final = 2
+"""Batches that are read at once: other peers' questions come in between, also where the disk is slow."""
 SIGN_OF_LIFE_S: Final = 3.0
 HANDING: Final = frozenset({wire.PUT, wire.HAS, wire.VERIFY, wire.DIGESTS})
 """What a node asks that only hands over: none of the answers holds a chunk, or the name of one."""
@@ -70,6 +72,7 @@ class ChunkService:
         self._now = now
         self._room = ByteBudget(ROOM_MAX)
         self._rooms: dict[NodeId, ByteBudget] = {}
+        self._reading = trio.CapacityLimiter(READING_MAX)
         self._is_collecting = False
 
     def register(self, dispatch: Dispatch) -> None:
@@ -166,7 +169,8 @@ class ChunkService:
     async def _give_many(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunks = self._vault(peer, body), wire.chunks_of(body, bulk.BATCH_MAX)
         with self._room_for(peer, bulk.BATCH_SIZE):
-            packed = bulk.pack_pieces(await self.local.get_many(vault, chunks))
+            async with self._reading:
+                packed = bulk.pack_pieces(await self.local.get_many(vault, chunks))
             with self._room_for(peer, max(len(packed) - bulk.BATCH_SIZE, 0)):  # of a chunk that is larger than a batch
                 await send_bytes(stream, packed)
 

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+import trio
+
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import StorageFullError
 from meshhold.model.ids import ChunkId, NodeId, VaultId
@@ -21,6 +23,9 @@ from meshhold.sealing.chunker import CHUNK_SIZE
 
 _NEWEST_PART: Final = 8
 """An eighth of the usual size is that of the last chunk: after a dozen small ones the next is taken to be small."""
+KEEPING_MAX: Final = 3
+"""Batches that are written at once. Each is a moment's work of a slow disk: what peers ask here does not queue behind
+all that is under way."""
 
 
 class Want(NamedTuple):
@@ -48,6 +53,7 @@ class Pulling:
         self._me = transfers.holders.me
         self._busy: Counter[NodeId] = Counter()
         self._usual_size = CHUNK_SIZE
+        self._keeping = trio.CapacityLimiter(KEEPING_MAX)
 
     async def pull(self, work: Pass, wanted: Iterable[Want]) -> set[ChunkId]:
         """Fetch chunks, each from the least busy of its sources; return those that are durable here now.
@@ -98,7 +104,8 @@ class Pulling:
         del pieces
         for _, piece in came:
             self._usual_size += (len(piece) - self._usual_size) // _NEWEST_PART
-        done = await self._transfers.run_blocking(self._keep, work.vault, came, self._transfers.now_s())
+        async with self._keeping:
+            done = await self._transfers.run_blocking(self._keep, work.vault, came, self._transfers.now_s())
         del came
         again.extend(_without([*absent, *done.others], source))
         kept.update(done.kept)
