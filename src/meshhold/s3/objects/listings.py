@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
 from meshhold.index.contract import Listed
@@ -55,18 +54,22 @@ async def list_objects(door: Door, request: Request) -> Response:
 
 
 def _rows(items: list[Listed], encode: Encode, owner: str) -> list[str]:
-    tail = f"<StorageClass>STANDARD</StorageClass>{owner}</Contents>"
-    keys = [item[0] for item in items]
+    if not items:
+        return []
+    keys, sizes, etags, moments_ms, checksums = zip(*items, strict=True)
     texts = escape_all(keys) if encode is _as_text else map(encode, keys)
+    dates = map(iso_date_s, [moment_ms // 1000 for moment_ms in moments_ms])
+    middles = {each: f"&quot;</ETag>{_checksum(each)}<Size>" for each in set(checksums)}  # a page has few
+    tail = f"</Size><StorageClass>STANDARD</StorageClass>{owner}</Contents>"
     return [
-        f"<Contents><Key>{text}</Key><LastModified>{iso_date_s(modified_ms // 1000)}</LastModified>"
-        f"<ETag>&quot;{etag}&quot;</ETag>{_checksum(checksum) if checksum else ''}<Size>{size}</Size>{tail}"
-        for text, (_, size, etag, modified_ms, checksum) in zip(texts, items, strict=True)
+        f"<Contents><Key>{text}</Key><LastModified>{date}</LastModified><ETag>&quot;{etag}{middles[checksum]}{size}{tail}"
+        for text, date, etag, checksum, size in zip(texts, dates, etags, checksums, sizes, strict=True)
     ]
 
 
-@lru_cache(16)  # a listing's rows have few
 def _checksum(text: str) -> str:
+    if not text:
+        return ""
     algorithm, _, kind = text.partition(":")
     return f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm><ChecksumType>{kind or 'FULL_OBJECT'}</ChecksumType>"
 
