@@ -127,7 +127,7 @@ class ChunkedBody:
     """
 
     __slots__ = ("_expected", "_held", "_left", "_trailers_size", "ended")
-    wanted: Final = RECEIVE_MAX
+    wanted: Final = 64 * 1024  # of the smallest chunks that is 15 ms during which nobody else runs
 
     def __init__(self) -> None:
         self._expected = _SIZE_LINE
