@@ -45,12 +45,11 @@ _PAGES_PER_BATCH: Final = 3
 _PAGES_PER_ROW: Final = 3
 _FETCHED_FIRST: Final = 8
 _FETCHED_MAX: Final = 64
-"""Rows between two looks whether it is enough. What follows the end is read in vain, while a look costs as much as
-three rows: so few at first, and twice as many each time."""
+"""Rows fetched between two checks whether it is enough. What follows the end is read in vain, while a check costs as
+much as three rows: so few at first, and twice as many each time."""
 _shown: Final = itemgetter(5)  # of a row of `LOOK`: None unless it is a live object
-_as_listed: Final[Callable[[Any], Listed]] = partial(
-    tuple.__new__, Listed
-)  # a third of what a call of the class costs, and pages are long
+_as_listed: Final[Callable[[Any], Listed]] = partial(tuple.__new__, Listed)
+"""A third of what calling the class costs, and pages are long."""
 
 _LOAD: Final = "SELECT accepted, entry FROM register WHERE vault = ? AND space = ? AND key = ?"
 _BEFORE: Final = "SELECT state, size, accepted FROM register WHERE vault = ? AND space = ? AND key = ?"
