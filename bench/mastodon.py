@@ -26,6 +26,7 @@ from bench.presign import Endpoint
 from bench.report import mib
 from bench.three import NODES, TwoCopies
 from bench.workspace import describe_machine, open_workspace
+from meshhold.model.entry import INLINE_WHERE_DEAR_MAX
 
 _SEED: Final = 20_260_101
 _CONNECTIONS: Final = 16
@@ -132,7 +133,7 @@ def report_text(found: Report) -> str:
         ("by tenths", "  ".join(f"{rate / 1e6:.1f}" for rate in fed.tenths) + " MB/s"),
         ("disk", f"{mib(used)} = {used / wanted:.3f} x {copies} copies of the payload (aim: 1.05)"),
         ("chunks", f"{mib(chunks)} = {chunks / wanted:.3f} x; files on disk: {sum(d.files for d in found.disks):,}"),
-        ("indexes", f"{mib(used - chunks)} on {NODES} nodes, objects up to 16 KiB inside"),
+        ("indexes", f"{mib(used - chunks)} on {NODES} nodes, objects up to {INLINE_WHERE_DEAR_MAX // KIB} KiB inside"),
         ("memory", ", ".join(f"{mib(each.rss)} (peak {mib(each.peak)})" for each in found.memory)),
         ("restart", f"{found.ready_s:.2f} s to the first object; then {mib(found.memory_restarted.rss)}"),
         ("check", f"{found.check_s:.1f} s: {found.verdict}"),
