@@ -1,9 +1,12 @@
 """By how much must a race be corrected so that nobody wins too often? Knows capacities and shares, no hash.
 
 The first `factor` of several clocks to ring are chosen. A clock's speed is its runner's capacity, which is fair while
-one is chosen. Of two and more, the small are chosen too often, since the large can be chosen only once. Whoever would
-exceed `EXCESS_PERMILLE` of its share is slowed down, to just there: what is corrected changes with each member that
-comes or goes, and then moves data between nodes that neither came nor went.
+one is chosen. Of two and more, the small are chosen too often, since the large can be chosen only once. So:
+
+1. The larger are sped up by what their own part of the mesh says (`_BOOSTS`), which a member that comes or goes hardly
+   changes.
+2. Whoever would still exceed `EXCESS_PERMILLE` of its share is slowed down, to just there. That hangs on all others,
+   and each change of it moves data between nodes that neither came nor went, so it is left for few.
 
 Floating point is used for +, -, *, / alone, never summed by `sum` (whose rounding differs between versions of Python):
 these four are rounded alike on every machine, which logarithms and powers are not.
@@ -18,11 +21,36 @@ from typing import Final
 from meshhold.placement.shares import ONE
 
 PAR: Final = 1 << 20
-"""The handicap of who is not slowed down."""
-EXCESS_PERMILLE: Final = 1_070
+"""The handicap of the fastest for its size."""
+EXCESS_PERMILLE: Final = 1_086
 """The rest of the way to 1,100 is for chance."""
 
-_ROUNDS_MAX: Final = 10
+_Line = tuple[tuple[float, float], ...]
+
+_BOOSTS: Final[dict[int, _Line]] = {
+    2: (
+        *((0.0, 1.0), (0.15, 1.041), (0.3, 1.01), (0.45, 1.041), (0.6, 1.051)),
+        *((0.72, 1.089), (0.82, 1.15), (0.91, 1.234), (1.0, 1.649), (1.3, 1.751)),
+    ),
+    3: (
+        *((0.0, 1.0), (0.15, 1.14), (0.3, 1.271), (0.45, 1.493), (0.6, 1.493)),
+        *((0.72, 1.567), (0.82, 1.589), (0.91, 1.636), (1.0, 1.636), (1.3, 2.067)),
+    ),
+}
+"""For each factor, how much a runner is sped up, by its capacity over that which stands for one copy: lines through
+these points. Found by trying many meshes for what moves least: each rise moves data when a zone grows along it, and
+without one the small are slowed down instead, which moves more.
+"""
+_BOOSTS_LARGE: Final[dict[int, _Line]] = {
+    2: _BOOSTS[2],
+    3: (
+        *((0.0, 1.0), (0.15, 1.02), (0.3, 1.073), (0.45, 1.127), (0.6, 1.162)),
+        *((0.72, 1.221), (0.82, 1.284), (0.91, 1.35), (1.0, 1.419), (1.3, 1.822)),
+    ),
+}
+"""For meshes whose zones have many members, which hence differ less."""
+
+_ROUNDS_MAX: Final = 16
 _SLOWEST: Final = 1e-6
 """A runner with less of the largest's capacity counts as having that: bounds the steps below."""
 _NEVER: Final = 1e-9
@@ -35,16 +63,21 @@ _STRIDE_MAX: Final = 4.0
 _CLOSE: Final = 1.003
 
 
-def plan_handicaps(capacities: Sequence[int], shares: Sequence[int], factor: int) -> list[int]:
+def plan_handicaps(
+    capacities: Sequence[int], shares: Sequence[int], factor: int, *, is_large: bool = False
+) -> list[int]:
     """Return for each runner what its speed is to be multiplied by, in units of 1/PAR, up to `PAR`.
 
     `shares` are in units of 1/ONE and add up to `factor`; the two lists go together.
+    `is_large` is for a mesh with the larger number of partitions.
     """
     runners = len(capacities)
     if factor == 1 or factor >= runners:
         return [PAR] * runners
+    levels = (_BOOSTS_LARGE if is_large else _BOOSTS)[factor]
     largest = max(capacities)
-    par = [max(capacity / largest, _SLOWEST) for capacity in capacities]
+    sizes = [max(capacity / largest, _SLOWEST) for capacity in capacities]
+    par = [size * boost for size, boost in zip(sizes, _boosts(capacities, shares, levels), strict=True)]
     limits = [min(1.0, share * EXCESS_PERMILLE / (1000 * ONE)) for share in shares]
     speeds = par
     for _ in range(_ROUNDS_MAX):
@@ -58,7 +91,22 @@ def plan_handicaps(capacities: Sequence[int], shares: Sequence[int], factor: int
             min(full, speed * _power(limit / found, min(_STRIDE_MAX, 1 / max(1 - limit, 1e-6))))
             for found, limit, speed, full in zip(odds, limits, speeds, par, strict=True)
         ]
-    return [max(1, int(PAR * speed / full)) for speed, full in zip(speeds, par, strict=True)]
+    return [max(1, int(PAR * speed / size)) for speed, size in zip(speeds, sizes, strict=True)]
+
+
+def _boosts(capacities: Sequence[int], shares: Sequence[int], levels: _Line) -> list[float]:
+    """Return how much the larger are sped up, up to 1, before anybody is slowed down."""
+    share, capacity = max((share, capacity) for share, capacity in zip(shares, capacities, strict=True) if share < ONE)
+    parts = [part * share / (capacity * ONE) for part in capacities]
+    return [_level(part, levels) / levels[-1][1] for part in parts]
+
+
+def _level(part: float, levels: _Line) -> float:
+    """Return the height of a line of straight pieces through these points."""
+    for (start, low), (end, high) in pairwise(levels):
+        if part < end:
+            return low + (high - low) * (part - start) / (end - start)
+    return levels[-1][1]
 
 
 def _chosen_odds(speeds: Sequence[float], factor: int) -> list[float]:

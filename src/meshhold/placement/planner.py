@@ -9,7 +9,8 @@ give some members a quarter more than their share, so a member that is full is p
 2. Copies are in distinct zones while there are zones left.
 3. A member is full for a factor at `CLAIM_PERMILLE` of its share (`shares`). Within that, nothing is evened out: what
    hangs on others moves data when others come and go.
-4. Who would win much too often by the rules of the race, not by chance, is slowed down (`handicaps`).
+4. The large are sped up, and who would still win too often by the rules of the race, not by chance, is slowed down
+   (`handicaps`).
 
 Of each rank, the result is the only one in which no member and no partition would both rather have each other (a stable
 matching), so a member that comes displaces little beyond what it takes.
@@ -26,7 +27,7 @@ from operator import add
 from typing import Final, NamedTuple
 
 from meshhold.errors import InvalidError
-from meshhold.placement.handicaps import EXCESS_PERMILLE, PAR, plan_handicaps
+from meshhold.placement.handicaps import PAR, plan_handicaps
 from meshhold.placement.ring import BITS_MAX, DEPTH_MAX, MEMBERS_MAX, Ring, RingMember, build_ring
 from meshhold.placement.shares import ONE, fair_shares
 from meshhold.placement.visits import shuffle_partitions, visit_times
@@ -35,6 +36,8 @@ FACTOR_EVEN: Final = 3
 """Up to this factor, the usual one, loads are bounded. Beyond it the race decides alone."""
 CLAIM_PERMILLE: Final = 1_095
 """Aim: 1,100, with room for rounding. Each per cent less moves more data."""
+ZONE_PERMILLE: Final = 1_070
+"""A zone is full at so much of its share, where zones hold more than one copy."""
 REACH: Final = 8
 """A member visits so many times the partitions that it is to hold: 24 members pass by each partition on average."""
 SMALL_MESH: Final = 32
@@ -115,11 +118,12 @@ class _Plan:
         """Return how fast each member's clock runs in the race for the rank `factor`."""
         capacities = [member.capacity for member in self._members]
         shares = self._shares[factor - 1]
+        is_large = self._bits > BITS_SMALL
         if factor <= self._zones:  # a zone's members are one runner, since one of them is chosen at most
-            handicaps = plan_handicaps(self._by_zone(capacities), self._by_zone(shares), factor)
+            handicaps = plan_handicaps(self._by_zone(capacities), self._by_zone(shares), factor, is_large=is_large)
             return [size * handicaps[zone] for size, zone in zip(capacities, self._zone_of, strict=True)]
         if self._zones == 1:
-            handicaps = plan_handicaps(capacities, shares, factor)
+            handicaps = plan_handicaps(capacities, shares, factor, is_large=is_large)
             return [size * handicap for size, handicap in zip(capacities, handicaps, strict=True)]
         return [size * PAR for size in capacities]
 
@@ -140,7 +144,7 @@ class _Plan:
         group = self._zone_of  # of which a partition takes one
         if factor > self._zones:
             group = list(range(len(self._members)))
-            limits = [share * self._partitions * EXCESS_PERMILLE // (1000 * ONE) + 1 for share in self._by_zone(shares)]
+            limits = [share * self._partitions * ZONE_PERMILLE // (1000 * ONE) + 1 for share in self._by_zone(shares)]
             zone_room = [limit - held for limit, held in zip(limits, self._by_zone(self._held), strict=True)]
         taken = [tuple([group[place] for place in row]) for row in self._rows]
         winners = _race(visits, taken, (group, self._zone_of), room, zone_room)
