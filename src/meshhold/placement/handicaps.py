@@ -95,10 +95,11 @@ def plan_handicaps(
 
 
 def _boosts(capacities: Sequence[int], shares: Sequence[int], levels: _Line) -> list[float]:
-    """Return how much the larger are sped up, up to 1, before anybody is slowed down."""
+    """Return how much each is sped up, the most by 1, before anybody is slowed down."""
     share, capacity = max((share, capacity) for share, capacity in zip(shares, capacities, strict=True) if share < ONE)
-    parts = [part * share / (capacity * ONE) for part in capacities]
-    return [_level(part, levels) / levels[-1][1] for part in parts]
+    boosts = [_level(part * share / (capacity * ONE), levels) for part in capacities]
+    most = max(boosts)
+    return [boost / most for boost in boosts]
 
 
 def _level(part: float, levels: _Line) -> float:
