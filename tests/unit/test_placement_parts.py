@@ -117,7 +117,7 @@ def test_nobody_wins_more_often_than_is_allowed(sizes: tuple[int, ...], factor: 
     found = drawn([size * handicap for size, handicap in zip(sizes, handicaps, strict=True)], factor)
     most = max(part / (share / ONE) for part, share in zip(found, shares, strict=True))
     assert most < EXCESS_PERMILLE / 1000 + 0.04
-    assert most < max(part / (share / ONE) for part, share in zip(drawn(sizes, factor), shares, strict=True))
+    assert most <= max(part / (share / ONE) for part, share in zip(drawn(sizes, factor), shares, strict=True))
 
 
 @pytest.mark.parametrize(("sizes", "factor"), [((1, 2, 2, 8, 8, 8), 2), ((1, 2, 2, 3, 8, 8, 10), 3)])

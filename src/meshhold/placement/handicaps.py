@@ -4,7 +4,7 @@ The first `factor` of several clocks to ring are chosen. A clock's speed is its 
 one is chosen. Of two and more, the small are chosen too often, since the large can be chosen only once. So:
 
 1. The larger are sped up by what their own part of the mesh says (`_BOOSTS`), which a member that comes or goes hardly
-   changes.
+   changes. In large meshes nobody is.
 2. Whoever would still exceed `EXCESS_PERMILLE` of its share is slowed down, to just there. That hangs on all others,
    and each change of it moves data between nodes that neither came nor went, so it is left for few.
 
@@ -24,6 +24,8 @@ PAR: Final = 1 << 20
 """The handicap of the fastest for its size."""
 EXCESS_PERMILLE: Final = 1_086
 """The rest of the way to 1,100 is for chance."""
+EXCESS_PERMILLE_LARGE: Final = 1_070
+"""The same in a large mesh, where nobody is sped up."""
 
 _Line = tuple[tuple[float, float], ...]
 
@@ -38,18 +40,9 @@ _BOOSTS: Final[dict[int, _Line]] = {
     ),
 }
 """For each factor, how much a runner is sped up, by its capacity over that which stands for one copy: lines through
-these points. Found by trying many meshes for what moves least: each rise moves data when a zone grows along it, and
-without one the small are slowed down instead, which moves more.
+these points. Found by trying many meshes of ten for what moves least: each rise moves data when a zone grows along it,
+and without one the small are slowed down instead, which moves more.
 """
-_BOOSTS_LARGE: Final[dict[int, _Line]] = {
-    2: _BOOSTS[2],
-    3: (
-        *((0.0, 1.0), (0.15, 1.02), (0.3, 1.073), (0.45, 1.127), (0.6, 1.162)),
-        *((0.72, 1.221), (0.82, 1.284), (0.91, 1.35), (1.0, 1.419), (1.3, 1.822)),
-    ),
-}
-"""For meshes whose zones have many members, which hence differ less."""
-
 _ROUNDS_MAX: Final = 16
 _SLOWEST: Final = 1e-6
 """A runner with less of the largest's capacity counts as having that: bounds the steps below."""
@@ -69,16 +62,18 @@ def plan_handicaps(
     """Return for each runner what its speed is to be multiplied by, in units of 1/PAR, up to `PAR`.
 
     `shares` are in units of 1/ONE and add up to `factor`; the two lists go together.
-    `is_large` is for a mesh with the larger number of partitions.
+    `is_large` is for a mesh with the larger number of partitions, whose zones have many members: there boosts move more
+    than they save.
     """
     runners = len(capacities)
     if factor == 1 or factor >= runners:
         return [PAR] * runners
-    levels = (_BOOSTS_LARGE if is_large else _BOOSTS)[factor]
+    excess = EXCESS_PERMILLE_LARGE if is_large else EXCESS_PERMILLE
+    boosts = [1.0] * runners if is_large else _boosts(capacities, shares, _BOOSTS[factor])
     largest = max(capacities)
     sizes = [max(capacity / largest, _SLOWEST) for capacity in capacities]
-    par = [size * boost for size, boost in zip(sizes, _boosts(capacities, shares, levels), strict=True)]
-    limits = [min(1.0, share * EXCESS_PERMILLE / (1000 * ONE)) for share in shares]
+    par = [size * boost for size, boost in zip(sizes, boosts, strict=True)]
+    limits = [min(1.0, share * excess / (1000 * ONE)) for share in shares]
     speeds = par
     for _ in range(_ROUNDS_MAX):
         odds = _chosen_odds(speeds, factor)
