@@ -227,6 +227,8 @@ class ChunkFaults(Faults):
         run = box.run
         if not isinstance(run, ChunkRun) or (known := box.roster.keeper(keeper.node)) is None or not known.leaving:
             return False
+        if run.service.may_take(VAULT):
+            return False
         left: tuple[int, int] = (1, 0)
         with run.alive():
             left = await run.repair.left(VAULT)

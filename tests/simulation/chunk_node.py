@@ -160,6 +160,7 @@ class ChunkRun(Run):
             leases,
             self.obeying,
             self._now_s,
+            is_leaving=self.holders.is_leaving,
         )
         self.service.register(self.dispatch)
         self.repair = Repair(

@@ -63,6 +63,7 @@ class Others:
         self.work_s = 0.0
         self.error: Exception | None = None
         self.trusted = True
+        self.is_leaving = False
 
     async def digests(self, _vault: VaultId, bits: int) -> Digests:
         return Digests(self.version, self.is_full, [at.to_bytes(8, "big") for at in range(1 << bits)])
@@ -100,6 +101,7 @@ class Side:
             self.others,
             now=self.now,
             damaged=self.damaged.append,
+            is_leaving=lambda _vault: self.others.is_leaving,
         )
         self.service.register(self.node.dispatch)
 
@@ -120,6 +122,37 @@ async def sides() -> AsyncIterator[tuple[Side, Side]]:
             await stack.enter_async_context(side.node.up(network))
         a.node.knows(b.node)
         yield a, b
+
+
+@virtual_time
+class TestLeaving:
+    """A node that hands over all that it has takes nothing from whoever has not heard of that."""
+
+    @pytest.mark.parametrize("size", [4096, BIG])
+    async def test_it_refuses_chunks(self, sides: tuple[Side, Side], size: int) -> None:
+        a, b = sides
+        chunk, sealed = make_chunk(size)
+        b.others.is_leaving = True
+        with pytest.raises(CallRefusedError, match="is leaving vault aaaaaaaa"):
+            await a.remote(b).put(VAULT, chunk, sealed)
+        assert not b.store.has(VAULT, chunk)
+        assert not b.service.may_take(VAULT)
+
+    async def test_what_was_on_its_way_is_told_of_until_it_is_there(self, sides: tuple[Side, Side]) -> None:
+        a, b = sides
+        chunk, sealed = make_chunk(1 << 20)
+        assert b.service.may_take(VAULT)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.remote(b).put, VAULT, chunk, sealed)
+            while not b.others.is_leaving:  # it begins to leave once the chunk is on its way
+                await trio.sleep(0.0005)
+                assert not b.store.has(VAULT, chunk), "the transfer was over before anybody looked"
+                b.others.is_leaving = True
+                b.others.is_leaving = b.service.may_take(VAULT)
+            assert not b.store.has(VAULT, chunk)
+            while b.service.may_take(VAULT):  # noqa: ASYNC110 - the count has no event
+                await trio.sleep(0.0005)
+            assert b.store.has(VAULT, chunk)
 
 
 @dataclass

@@ -91,14 +91,17 @@ def test_laptops_alone_keep_all() -> None:
 
 
 def test_a_leaving_machine_holds_nothing_and_may_still_be_asked() -> None:
-    view = view_of(Mesh(keeper(A), keeper(B, leaving=True), keeper(C)))
+    mesh = Mesh(keeper(A), keeper(B, leaving=True), keeper(C))
+    view = view_of(mesh)
     assert all(B not in view.holders(chunk) for chunk in chunks())
     assert B in view.members
+    assert [view_of(mesh, me).is_leaving for me in (A, B)] == [False, True]
 
 
 def test_where_all_leave_the_copies_stay_where_they_are() -> None:
     view = view_of(Mesh(keeper(A, leaving=True), keeper(B, leaving=True)))
     assert all(sorted(view.holders(chunk)) == [A, B] for chunk in chunks())
+    assert not view.is_leaving
 
 
 class TestAbsence:

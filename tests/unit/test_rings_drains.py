@@ -99,7 +99,7 @@ class Town:
         """Say how many chunks, of a MiB each, machines keep, look by look."""
         for name, counts in chunks.items():
             row = [counts] if isinstance(counts, int) else counts
-            self.stocks[name] = [Stock(count, count * MIB, ROOM) for count in row]
+            self.stocks[name] = [Stock(count, count * MIB, ROOM, may_take=False) for count in row]
 
 
 class _Mate:
@@ -111,7 +111,7 @@ class _Mate:
         await trio.lowlevel.checkpoint()
         if self._name in self._town.home.around.asleep or self._name in self._town.refusing:
             raise PeerUnreachableError(f"no link to {self._name}", "start it")
-        row = self._town.stocks.setdefault(self._name, [Stock(0, 0, ROOM)])
+        row = self._town.stocks.setdefault(self._name, [Stock(0, 0, ROOM, may_take=False)])
         return row.pop(0) if len(row) > 1 else row[0]
 
     async def survey(self, _vault: VaultId, _chunks: Sequence[ChunkId], *, deep: bool) -> list[State]:
@@ -162,6 +162,17 @@ async def test_a_member_leaves_when_nothing_is_left_on_it(town: Town) -> None:
     assert told[0] == {"leaving": "bob", "chunks": 7, "bytes": 7 * MIB}
     assert members(town) == ["cid", "me"]
     assert town.home.kept_by == {"me", "cid"}
+
+
+@virtual
+async def test_a_member_that_may_still_be_given_chunks_is_waited_for(town: Town) -> None:
+    """One that has not heard yet, or to which a chunk is on its way, is not empty although nothing is there."""
+    await town.home.add("bob", "cid")
+    unheard = Stock(0, 0, ROOM, may_take=True)
+    town.stocks["bob"] = [unheard, Stock(0, 0, ROOM, may_take=False), unheard, *[Stock(0, 0, ROOM, may_take=False)] * 2]
+    assert await town.home.members.remove("photos", "bob") == 0
+    assert len(town.stocks["bob"]) == 1, "two looks in a row found it empty, and no earlier ones did"
+    assert members(town) == ["cid", "me"]
 
 
 @virtual
@@ -312,6 +323,15 @@ async def test_the_only_one_that_can_open_a_vault_is_never_drained(town: Town) -
         await town.home.members.add("photos", name, trusted=False)
     with pytest.raises(ConflictError, match="no other machine can open vault photos"):
         await town.drains.run(None, ignore, force=True)
+
+
+@virtual
+async def test_a_node_is_not_safe_while_a_chunk_may_still_come(town: Town) -> None:
+    await town.home.add("bob", "cid", "dan")
+    town.stocks["me"] = [Stock(0, 0, ROOM, may_take=True)]
+    assert not (await town.drains.run(None, ignore, wait=False)).is_safe
+    town.keep(me=0)
+    assert (await town.drains.run(None, ignore)).is_safe
 
 
 @virtual

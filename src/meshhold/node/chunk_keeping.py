@@ -100,6 +100,7 @@ class ChunkKeeping:
             self.obeying,
             damaged=self._changed,
             may_hand_over=around.keepers.may_hand_over,
+            is_leaving=self.holders.is_leaving,
         )
         remote = cache(lambda node: RemoteChunks(around.reach, node))  # each bounds what is on its way to its node
 
@@ -132,7 +133,9 @@ class ChunkKeeping:
         self._index_replicas = around.index_replicas
         self.writer = ChunkWriter(chunks, run_blocking, copies=self.copies, is_index_dear=self._is_index_dear)
         self.reader = ChunkReader(chunks, run_blocking, copies=self.copies)
-        self.witness = OwnWitness(chunks, run_for_others, around.keeps_index, on_damage=self.repair.soon)
+        self.witness = OwnWitness(
+            chunks, run_for_others, around.keeps_index, on_damage=self.repair.soon, may_take=self._service.may_take
+        )
         self.fellowship = Fellowship(self.holders, around.reach, self.witness, holder_of, self.repair.soon)
         self._surveys = SurveyService(self.witness, around.keepers.is_member)
 

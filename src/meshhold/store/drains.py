@@ -1,8 +1,8 @@
 """May this machine be switched off? Empties a node, or asks another one to be emptied; moves no byte itself.
 
 A node that is drained says so in its own record. Every ring leaves it out, so that all it keeps is surplus and repair
-moves it to others; indexes that it keeps are given to other members. It is safe to switch off when it has nothing left
-twice in a row: a write that began before others heard of it may still have come.
+moves it to others; indexes that it keeps are given to other members. It takes no chunk any more, also from whoever has
+not heard yet. It is safe to switch off when it has nothing left, and nothing is on its way to it, twice in a row.
 """
 
 from __future__ import annotations
@@ -189,11 +189,13 @@ class Drains:
         draining = self._is_draining()
         waiting = await self._give_indexes() if draining else []
         chunks = size = 0
+        is_open = False
         indexes, stays = [], []
         for vault in self._vaults():
             stock = await self._fellows.witness_of(self._me).stock(vault)
             chunks += stock.chunks
             size += stock.bytes
+            is_open = is_open or stock.may_take
             if self._indexes.keeps(vault, self._me):
                 indexes.append(self._name_of(vault))
             if stock.chunks and draining and (reason := self._waiting(vault)):
@@ -209,7 +211,7 @@ class Drains:
             bytes=size,
             indexes=tuple(sorted(indexes)),
             waiting=tuple([*waiting, *stays][:WORDS_MAX]) if draining else (),
-            is_safe=draining and not chunks and not indexes and not stays,
+            is_safe=draining and not (chunks or is_open or indexes or stays),
         )
 
     async def _give_indexes(self) -> list[str]:

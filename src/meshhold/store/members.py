@@ -197,7 +197,10 @@ class Members:
         return sign_by_vault(deletion, bucket.keys)
 
     async def _wait_until_empty(self, witness: Witness, bucket: Bucket, node: NodeId, progress: Progress) -> None:
-        """Return when nothing is left of a vault on a member. Errors: `UnavailableError` if it does not tell."""
+        """Return when nothing is left of a vault on a member, and nothing comes there any more.
+
+        Errors: `UnavailableError` if it does not tell.
+        """
         name = self._nodes.name_of(node)
         empty = silences = 0
         while empty < LOOKS_EMPTY:
@@ -217,7 +220,7 @@ class Members:
                     "start it and run this again; if it will never come back with its data, use --gone",
                 ) from error
             silences = 0
-            if not stock.chunks:
+            if not stock.chunks and not stock.may_take:
                 empty += 1
                 continue
             empty = 0

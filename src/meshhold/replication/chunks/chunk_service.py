@@ -2,11 +2,14 @@
 
 Members of a vault, also those that are not trusted, exchange its chunks; only trusted ones order a collection. A node
 that was given up with what it had, and came back, may hand that over, and ask whether it arrived; it gets nothing.
+
+A node that is leaving takes nothing: whoever has not heard yet would leave a copy with one that nobody asks any more.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -46,8 +49,9 @@ class ChunkService:
     """Serves a chunk store to peers.
 
     `may_exchange` tells whether a peer and this node are both members of a vault, `may_hand_over` whether the peer may
-    at least give what it has of it (None: members only), `is_trusted` whether it is trusted with it. `now` gives
-    seconds since 1970 by the store's clock; `damaged` is told of a vault a copy of which was found damaged here.
+    at least give what it has of it (None: members only), `is_trusted` whether it is trusted with it. `is_leaving` tells
+    of a vault whether this node is. `now` gives seconds since 1970 by the store's clock; `damaged` is told of a vault a
+    copy of which was found damaged here.
     """
 
     def __init__(
@@ -63,12 +67,15 @@ class ChunkService:
         damaged: Callable[[VaultId], None] = lambda _vault: None,
         *,
         may_hand_over: MayExchange | None = None,
+        is_leaving: Callable[[VaultId], bool] = lambda _vault: False,
     ) -> None:
         self.local = LocalChunks(chunks, run_blocking, digester, leases, collecting, damaged)
         """This node as a holder."""
         self._may_exchange = may_exchange
         self._may_hand_over = may_hand_over or may_exchange
         self._is_trusted = is_trusted
+        self._is_leaving = is_leaving
+        self._taking: Counter[VaultId] = Counter()
         self._now = now
         self._room = ByteBudget(ROOM_MAX)
         self._rooms: dict[NodeId, ByteBudget] = {}
@@ -95,6 +102,10 @@ class ChunkService:
         dispatch.on_stream(bulk.GET_MANY_STREAM, self._give_many)
         dispatch.on_stream(wire.COLLECT_STREAM, self._collect)
 
+    def may_take(self, vault: VaultId) -> bool:
+        """Tell whether a chunk of the vault may still come: this node is not leaving, or one is on its way."""
+        return not self._is_leaving(vault) or vault in self._taking
+
     def _guarded(self, handler: _Handler, may: MayExchange) -> Callable[[NodeId, Any], Awaitable[Any]]:
         async def answer(peer: NodeId, body: Any) -> Any:
             return await handler(self._vault(peer, body, may), body)
@@ -114,7 +125,8 @@ class ChunkService:
 
     async def _put(self, vault: VaultId, body: Any) -> Any:
         chunk, sealed = wire.chunk_of(body), wire.sealed_of(body)
-        is_new = await self.local.take(vault, chunk, sealed, wire.touched_of(body, self._now()))
+        with self._open_to(vault):
+            is_new = await self.local.take(vault, chunk, sealed, wire.touched_of(body, self._now()))
         return bytes([is_new])
 
     async def _get(self, vault: VaultId, body: Any) -> Any:
@@ -155,7 +167,7 @@ class ChunkService:
         vault = self._vault(peer, body, self._may_hand_over)
         chunk, size = wire.chunk_of(body), wire.size_of(body, wire.SEALED_MAX)
         touched_s = wire.touched_of(body, self._now())
-        with self._room_for(peer, size):
+        with self._open_to(vault), self._room_for(peer, size):
             sealed = await receive_announced(stream, size)
             is_new = await self.local.take(vault, chunk, sealed, touched_s)
         await send_bytes(stream, bytes([is_new]))
@@ -173,6 +185,22 @@ class ChunkService:
                 packed = bulk.pack_pieces(await self.local.get_many(vault, chunks))
             with self._room_for(peer, max(len(packed) - bulk.BATCH_SIZE, 0)):  # of a chunk that is larger than a batch
                 await send_bytes(stream, packed)
+
+    @contextmanager
+    def _open_to(self, vault: VaultId) -> Iterator[None]:
+        """Take a chunk inside the block. Errors: `DeniedError` if this node is leaving."""
+        if self._is_leaving(vault):
+            raise DeniedError(
+                f"this node is leaving vault {short_id(vault)} and takes no chunk of it any more",
+                "give it to another member; the news takes seconds to spread",
+            )
+        self._taking[vault] += 1
+        try:
+            yield
+        finally:
+            self._taking[vault] -= 1
+            if not self._taking[vault]:
+                del self._taking[vault]
 
     @contextmanager
     def _room_for(self, peer: NodeId, size: int) -> Iterator[None]:

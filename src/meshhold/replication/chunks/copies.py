@@ -117,7 +117,7 @@ class Copies:
             members,
             live,
             doubtful=[node for node in live if self._put_paces.is_failing(node)],
-            reserve=[self._holders.me] if self._holders.me in view.extra else [],
+            reserve=[self._holders.me] if self._holders.me in view.extra and not view.is_leaving else [],
             alone_allowed=self._is_alone_allowed(vault),
         )
 

@@ -54,6 +54,7 @@ class View:
     """Who keeps the chunks of one vault.
 
     `out`: ring members that are stood in for. `extra`: members outside of the ring, which may have copies all the same.
+    `is_leaving`: this node is to hand over all that it has, and takes nothing any more.
     `version` is the same on two nodes if and only if ring, factor and `out` are.
     """
 
@@ -62,6 +63,7 @@ class View:
     out: frozenset[NodeId]
     extra: tuple[NodeId, ...]
     version: str
+    is_leaving: bool = False
     _holders: dict[int, tuple[NodeId, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -125,6 +127,11 @@ class Holders:
             self._views[vault] = self._look(vault)
         return self._views[vault]
 
+    def is_leaving(self, vault: VaultId) -> bool:
+        """Tell whether this node is to hand over all that it has of the vault."""
+        view = self.view(vault)
+        return view is not None and view.is_leaving
+
     def known(self) -> list[VaultId]:
         """Return the vaults that somebody asked about."""
         return list(self._views)
@@ -163,7 +170,7 @@ class Holders:
         away = {node for node in nodes if node != self.me and self._facts.away_s(node) >= self._out_after_s}
         out = frozenset(away if away != nodes else ())
         extra = tuple(sorted(keeper.node for keeper in keepers if keeper.node not in nodes))
-        return View(ring, factor, out, extra, _version(ring, factor, out))
+        return View(ring, factor, out, extra, _version(ring, factor, out), all(k.node != self.me for k in staying))
 
 
 def _version(ring: Ring, factor: int, out: frozenset[NodeId]) -> str:

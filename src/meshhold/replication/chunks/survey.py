@@ -58,8 +58,8 @@ class Presence(Protocol):
 class OwnWitness:
     """This node's chunks.
 
-    `keeps_index` tells whether this node keeps a vault's index; `on_damage` is called with a vault of which a copy was
-    found damaged, so that it is fetched anew.
+    `keeps_index` tells whether this node keeps a vault's index, `may_take` whether more chunks may come; `on_damage` is
+    called with a vault of which a copy was found damaged, so that it is fetched anew.
     """
 
     def __init__(
@@ -69,12 +69,14 @@ class OwnWitness:
         keeps_index: Callable[[VaultId], bool] = lambda _vault: False,
         *,
         on_damage: Callable[[VaultId], None] = lambda _vault: None,
+        may_take: Callable[[VaultId], bool] = lambda _vault: True,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chunks = chunks
         self._run_blocking = run_blocking
         self._keeps_index = keeps_index
         self._on_damage = on_damage
+        self._may_take = may_take
         self._now_s = now_s
         self._counted: dict[VaultId, tuple[float, int, int]] = {}  # good until, chunks, bytes
 
@@ -101,6 +103,7 @@ class OwnWitness:
 
     async def stock(self, vault: VaultId) -> Stock:
         """Count, unless that was done a moment ago; see `Witness`."""
+        may_take = self._may_take(vault)  # asked first: what came before the answer is counted
         good_until_s, chunks, size = self._counted.get(vault, (float("-inf"), 0, 0))
         began_s = self._now_s()
         if began_s >= good_until_s:
@@ -108,7 +111,7 @@ class OwnWitness:
             now_s = self._now_s()
             good_for_s = max(COUNTED_FOR_S, COUNT_PART * (now_s - began_s)) if chunks else 0.0
             self._counted[vault] = (now_s + good_for_s, chunks, size)
-        return Stock(chunks, size, self._chunks.usage().free, self._keeps_index(vault))
+        return Stock(chunks, size, self._chunks.usage().free, self._keeps_index(vault), may_take)
 
     def _count(self, vault: VaultId) -> tuple[int, int]:
         chunks = size = 0

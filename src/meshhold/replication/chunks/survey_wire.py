@@ -1,7 +1,7 @@
 """What one node asks another about the chunks that it keeps, and how the answers look. Decides nothing, knows no link.
 
 chunk.survey/1  {"v": vault, "c": ids, one after the other, "d": read them too?}  →  one byte for each: a `State`
-chunk.stock/1    {"v": vault}  →  {"c": chunks, "b": bytes, "f": bytes free, "k": keeps the index?}
+chunk.stock/1    {"v": vault}  →  {"c": chunks, "b": bytes, "f": bytes free, "k": keeps the index?, "t": takes chunks?}
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What a node keeps of a vault: chunks, bytes of their sealed form; `free` bytes of its disk, for any vault."""
+    """What a node keeps of a vault: chunks, bytes of their sealed form; `free` bytes of its disk, for any vault.
+
+    `may_take`: more may come; False only of one that knows that it is leaving, with nothing on its way to it.
+    """
 
     chunks: int
     bytes: int
     free: int
     keeps_index: bool = False
+    may_take: bool = True
 
 
 class Witness(Protocol):
@@ -91,12 +95,14 @@ class RemoteWitness:
         answer = await self._peers.call(self._node, STOCK, {"v": vault}, timeout_s=READ_S)
         try:
             counts = [answer[name] for name in ("c", "b", "f")]
-            keeps_index = answer["k"]
+            flags = [answer[name] for name in ("k", "t")]
         except (KeyError, TypeError):
-            counts, keeps_index = [], None
-        if type(keeps_index) is not bool or not all(type(n) is int and 0 <= n < _COUNT_MAX for n in counts):
+            counts, flags = [], [None]
+        if not all(type(flag) is bool for flag in flags) or not all(
+            type(n) is int and 0 <= n < _COUNT_MAX for n in counts
+        ):
             raise ProtocolError(f"node {short_id(self._node)} counts its chunks in another form")
-        return Stock(counts[0], counts[1], counts[2], keeps_index)
+        return Stock(counts[0], counts[1], counts[2], *flags)
 
 
 class SurveyService:
@@ -136,4 +142,4 @@ class SurveyService:
 
     async def _stock(self, vault: VaultId, _body: Any) -> dict[str, Any]:
         stock = await self._own.stock(vault)
-        return {"c": stock.chunks, "b": stock.bytes, "f": stock.free, "k": stock.keeps_index}
+        return {"c": stock.chunks, "b": stock.bytes, "f": stock.free, "k": stock.keeps_index, "t": stock.may_take}
