@@ -60,19 +60,33 @@ async def _in_a_thread(call: Callable[[], _T]) -> _T:
     `trio.to_thread` does the same and more, which nothing here asks for: a way back from the thread, context variables,
     a name for the thread. Measured with a call that does nothing: 24 us of processor time instead of 37 (eight at
     once), 48 instead of 69 (alone).
+
+    What the call raises is taken out of the thread's hands. Its traceback leads to the thread's frame; if that still
+    led to the error, both would stay until cycles are looked for, with all that the callers' frames hold: a MiB for
+    each chunk that is not here.
     """
     token, task = trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
+    answers: list[_T] = []
+    errors: list[BaseException] = []
 
-    def deliver(result: outcome.Outcome[_T]) -> None:
+    def work() -> None:
+        try:
+            answers.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it was called
+            errors.append(error)
+
+    def deliver(_: outcome.Outcome[None]) -> None:
         with suppress(trio.RunFinishedError):  # nobody waits any more
-            token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+            token.run_sync_soon(trio.lowlevel.reschedule, task)
 
     def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
         return trio.lowlevel.Abort.FAILED
 
-    trio.lowlevel.start_thread_soon(call, deliver)
-    answer: _T = await trio.lowlevel.wait_task_rescheduled(abort)
-    return answer
+    trio.lowlevel.start_thread_soon(work, deliver)
+    await trio.lowlevel.wait_task_rescheduled(abort)
+    if errors:
+        raise errors.pop()
+    return answers.pop()
 
 
 class GiveWay(trio.abc.Instrument):

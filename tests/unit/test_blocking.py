@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,10 @@ import trio
 import trio.testing
 
 from meshhold.blocking import PATIENCE_S, PAUSE_S, REST_S, GiveWay, in_threads, open_threads
+
+
+class _LostError(Exception):
+    pass
 
 
 class _Loop:
@@ -121,6 +127,29 @@ async def test_a_call_in_a_thread_returns_raises_and_takes_turns() -> None:
         go_on.set()
     assert order == ["first", "second"]
     assert await run_blocking(max, 1, 2) == 2  # its place is free again
+
+
+async def test_what_a_call_raised_is_gone_once_it_is_dealt_with() -> None:
+    """Not when cycles are next looked for: the frames that its traceback names hold whole chunks."""
+    run_blocking = in_threads(1)
+
+    def fail() -> None:
+        raise _LostError
+
+    async def ask() -> weakref.ref[_LostError]:
+        try:
+            await run_blocking(fail)
+        except _LostError as error:
+            return weakref.ref(error)
+        raise AssertionError("it did not fail")
+
+    gc.disable()
+    try:
+        lost = await ask()
+        await run_blocking(max, 1, 2)  # the thread has ended its first call by now
+        assert lost() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_call_that_is_cancelled_is_waited_for_and_one_that_waits_never_begins() -> None:
