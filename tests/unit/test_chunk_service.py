@@ -34,7 +34,7 @@ from meshhold.model.ids import ChunkId, NodeId, VaultId
 from meshhold.peering.streams import PeerStream
 from meshhold.replication.chunks import bulk, remote_chunks
 from meshhold.replication.chunks import chunk_wire as wire
-from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, PARTITIONS_MAX, in_bulk
+from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, PARTITIONS_MAX
 from meshhold.replication.chunks.chunk_service import READING_MAX, ROOM_PER_PEER_MAX, ChunkService
 from meshhold.replication.chunks.holder_contract import Digests, Held, Holder
 from meshhold.replication.chunks.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
@@ -269,7 +269,7 @@ class TestEveryHolder:
         left = list(range(1 << bits))
         found: list[list[Held]] = []
         while left:
-            lists = await in_bulk(bench.holder).names_in(VAULT, bits, left[:PARTITIONS_MAX])
+            lists = await bench.holder.names_in(VAULT, bits, left[:PARTITIONS_MAX])
             assert 0 < len(lists) <= PARTITIONS_MAX
             assert [
                 {wire.partition_in(held.chunk, bits) for held in names} - {at}
@@ -287,9 +287,9 @@ class TestEveryHolder:
             chunk, sealed = make_chunk(8, seed)
             if chunk[0] >= 128 or chunk in few:
                 bench.keeper.store.put(VAULT, chunk, sealed)
-        (names,) = await in_bulk(bench.holder).names_in(VAULT, 1, [0, 1])
+        (names,) = await bench.holder.names_in(VAULT, 1, [0, 1])
         assert [held.chunk for held in names] == sorted(few)
-        (names,) = await in_bulk(bench.holder).names_in(VAULT, 1, [1])
+        (names,) = await bench.holder.names_in(VAULT, 1, [1])
         assert len(names) > wire.IDS_MAX
 
     async def test_many_chunks_come_together_as_a_batch_holds(self, bench: Bench) -> None:
@@ -297,8 +297,8 @@ class TestEveryHolder:
         for chunk, sealed in made:
             bench.keeper.store.put(VAULT, chunk, sealed)
         asked = [chunk for chunk, _ in made]
-        assert await in_bulk(bench.holder).get_many(VAULT, asked) == [sealed for _, sealed in made[:10]]
-        assert await in_bulk(bench.holder).get_many(VAULT, asked[10:]) == [sealed for _, sealed in made[10:]]
+        assert await bench.holder.get_many(VAULT, asked) == [sealed for _, sealed in made[:10]]
+        assert await bench.holder.get_many(VAULT, asked[10:]) == [sealed for _, sealed in made[10:]]
 
     @pytest.mark.parametrize("size", [0, 1, BATCH_SIZE, BATCH_SIZE + 16, wire.SEALED_MAX])
     async def test_a_chunk_of_any_size_comes_alone_at_least(self, bench: Bench, size: int) -> None:
@@ -306,17 +306,17 @@ class TestEveryHolder:
         small, small_sealed = make_chunk(9, 1)
         bench.keeper.store.put(VAULT, chunk, sealed)
         bench.keeper.store.put(VAULT, small, small_sealed)
-        pieces = await in_bulk(bench.holder).get_many(VAULT, [chunk, small])
+        pieces = await bench.holder.get_many(VAULT, [chunk, small])
         assert pieces == ([sealed, small_sealed] if size < BATCH_SIZE else [sealed])
 
     async def test_what_is_absent_or_damaged_is_left_out_of_a_batch(self, bench: Bench) -> None:
         good, damaged, absent = make_chunk(9), make_chunk(9, 1)[0], make_chunk(9, 2)[0]
         bench.keeper.store.put(VAULT, *good)
         bench.keeper.store.put(VAULT, damaged, b"other bytes")
-        pieces = await in_bulk(bench.holder).get_many(VAULT, [damaged, absent, good[0]])
+        pieces = await bench.holder.get_many(VAULT, [damaged, absent, good[0]])
         assert pieces == [None, None, good[1]]
         assert bench.keeper.damaged == [VAULT]
-        assert await in_bulk(bench.holder).get_many(VAULT, [absent]) == [None]
+        assert await bench.holder.get_many(VAULT, [absent]) == [None]
 
     async def test_a_bad_spot_of_the_disk_is_that_of_one_chunk(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -332,7 +332,7 @@ class TestEveryHolder:
             return get(vault, chunk)
 
         monkeypatch.setattr(bench.keeper.store, "get", read)
-        assert await in_bulk(bench.holder).get_many(VAULT, [bad, good[0]]) == [None, good[1]]
+        assert await bench.holder.get_many(VAULT, [bad, good[0]]) == [None, good[1]]
 
     async def test_an_order_to_collect_is_obeyed_and_answered(self, bench: Bench) -> None:
         marks = b"marks" * 300_000

@@ -11,10 +11,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from meshhold.errors import ProtocolError
-from meshhold.model.ids import CHUNK_ID_SIZE, ChunkId, VaultId
+from meshhold.model.ids import CHUNK_ID_SIZE
 from meshhold.replication.chunks import chunk_wire as wire
 from meshhold.replication.chunks.holder_contract import Held
 
@@ -31,31 +31,6 @@ _COUNT: Final = struct.Struct(">I")
 _ABSENT: Final = 2**32 - 1
 """The length of a chunk of which the node has no good copy."""
 ANSWER_MAX: Final = wire.SEALED_MAX + BATCH_MAX * _COUNT.size
-
-
-@runtime_checkable
-class Bulk(Protocol):
-    """The chunks of one node, for whoever needs many of them. Errors of every method: as those of `Holding`."""
-
-    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
-        """Return what the node has in the first of up to `PARTITIONS_MAX` partitions, which are in order; ids in order.
-
-        As many as have `IDS_MAX` chunks together, at least one.
-        """
-
-    async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
-        """Return the bytes of the first of these up to `BATCH_MAX` chunks, as many as make `BATCH_SIZE`, at least one.
-
-        None stands for one that the node has no good copy of. What another node sends is not verified: whoever keeps
-        it does that, in a thread.
-        """
-
-
-def in_bulk(holder: object) -> Bulk:
-    """Return a holder as one that is asked for many chunks at once."""
-    if not isinstance(holder, Bulk):
-        raise TypeError(f"a {type(holder).__name__} is not asked for many chunks at once")
-    return holder
 
 
 # -- names ----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,20 @@ class Holder(Holding, Protocol):
     async def names(self, vault: VaultId, bits: int, partition: int) -> list[Held]:
         """Return what the node has in a partition, in the order of ids."""
 
+    async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
+        """Return what the node has in the first of some partitions, which are in order; ids in order.
+
+        How many are asked about, and answered, at the most: `bulk.PARTITIONS_MAX`, and as many as have
+        `chunk_wire.IDS_MAX` chunks together, at least one.
+        """
+
+    async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
+        """Return the bytes of the first of these up to `bulk.BATCH_MAX` chunks: as many as make `bulk.BATCH_SIZE`.
+
+        At least one; None stands for one that the node has no good copy of. What another node sends is not verified:
+        whoever keeps it does that, in a thread.
+        """
+
     async def collect(self, vault: VaultId, marks: bytes) -> Collected:
         """Order the node to remove what these packed marks do not name and what is older than the grace."""
 

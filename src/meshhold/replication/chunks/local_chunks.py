@@ -20,7 +20,7 @@ ON_LOOP_MAX: Final = 128 * 1024
 
 
 class LocalChunks:
-    """The chunks of this node; see `Holder` and `Bulk`.
+    """The chunks of this node; see `Holder`.
 
     `damaged` is told of a vault a copy of which went to quarantine.
     Resources: borrows all.
@@ -68,7 +68,7 @@ class LocalChunks:
             raise
 
     async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
-        """Return the bytes of the first of these chunks, read in one thread and verified; see `Bulk`."""
+        """Return the bytes of the first of these chunks, read in one thread and verified; see `Holder`."""
         pieces, is_damaged = await self._run_blocking(self._read_many, vault, chunks)
         if is_damaged:
             self._damaged(vault)
@@ -157,7 +157,7 @@ class LocalChunks:
         return found, True
 
     async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
-        """Return what this node has in the first of these partitions; see `Bulk`."""
+        """Return what this node has in the first of these partitions; see `Holder`."""
         found = await self.names_of_first(vault, bits, partitions)
         return found or [await self.names(vault, bits, partitions[0])]
 

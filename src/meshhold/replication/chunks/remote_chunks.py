@@ -51,7 +51,7 @@ class Carrier(Protocol):
 
 
 class RemoteChunks:
-    """The chunks of node `node`; see `Holder` and `Bulk`.
+    """The chunks of node `node`; see `Holder`.
 
     Meant to be kept: one of them bounds what is under way to its node.
     Errors of every method besides: `OverloadedError` when what is under way to the node leaves no room for long;
@@ -121,7 +121,7 @@ class RemoteChunks:
             return await receive_bytes(stream, wire.SEALED_MAX)
 
     async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
-        """Return the bytes of the first of these chunks, not verified; see `Bulk`."""
+        """Return the bytes of the first of these chunks, not verified; see `Holder`."""
         async with (
             held_in_time(self._streams, bulk.BATCH_SIZE, _queue_s(STREAMS_SIZE_MAX)),
             self._peers.open_stream(
@@ -176,7 +176,7 @@ class RemoteChunks:
         return found
 
     async def names_in(self, vault: VaultId, bits: int, partitions: Sequence[int]) -> list[list[Held]]:
-        """Return what the node has in the first of these partitions; see `Bulk`."""
+        """Return what the node has in the first of these partitions; see `Holder`."""
         body = {"v": vault, "b": bits, "p": bulk.pack_partitions(partitions)}
         answer = await self._peers.call(self.node, bulk.NAMES_OF_MANY, body, timeout_s=VERIFY_S)
         found = bulk.read_names(answer, bits, partitions, self._now())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from meshhold.model.ids import ChunkId, NodeId
-from meshhold.replication.chunks.bulk import PARTITIONS_MAX, in_bulk
+from meshhold.replication.chunks.bulk import PARTITIONS_MAX
 from meshhold.replication.chunks.chunk_wire import DIGEST_SIZE, IDS_MAX
 from meshhold.replication.repair.transfers import Pass, Transfers
 from meshhold.replication.tasks import open_tasks
@@ -85,9 +85,7 @@ async def _ask_all(
 
     async def ask(node: NodeId, asked: list[_Question]) -> None:
         partitions = [question.partition for question in asked]
-        found = await transfers.ask(
-            work, node, lambda peer: in_bulk(peer).names_in(work.vault, work.view.bits, partitions)
-        )
+        found = await transfers.ask(work, node, lambda peer: peer.names_in(work.vault, work.view.bits, partitions))
         if found is None:
             failed.extend(asked)
             return

@@ -16,7 +16,7 @@ import trio
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import StorageFullError
 from meshhold.model.ids import ChunkId, NodeId, VaultId
-from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, in_bulk
+from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE
 from meshhold.replication.repair.transfers import Pass, Transfers
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.chunker import CHUNK_SIZE
@@ -92,7 +92,7 @@ class Pulling:
         """Fetch a batch and keep it; what is to be asked for once more goes to `again`."""
         try:
             chunks = [want.chunk for want in batch]
-            pieces = await self._transfers.ask(work, source, lambda peer: in_bulk(peer).get_many(work.vault, chunks))
+            pieces = await self._transfers.ask(work, source, lambda peer: peer.get_many(work.vault, chunks))
         finally:
             self._busy[source] -= 1
         if pieces is None:
