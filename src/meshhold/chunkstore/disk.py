@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from meshhold.chunkstore.contract import ChunkStat, Usage
+from meshhold.chunkstore.places import is_vault_name, temporary_folder, vault_folder
 from meshhold.chunkstore.room import Room
 from meshhold.chunkstore.syscalls import (
     read_cached,
@@ -33,9 +34,8 @@ from meshhold.chunkstore.syscalls import (
     stat_of,
     sync,
     sync_folder,
-    sync_unseen,
     translated,
-    write_whole,
+    write_unseen,
 )
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import ChunkCorruptError, ChunkMissingError, InvalidError, StorageFailedError
@@ -46,8 +46,6 @@ SEALED_SIZE_MAX: Final = 16 << 20
 RESERVE_BYTES: Final = 64 << 20
 _FOLDERS: Final = 256
 _QUARANTINE: Final = "quarantine"
-_TEMPORARY: Final = "tmp"
-_VAULT_NAME: Final = re.compile(r"[a-z2-7]{32}\Z")
 _CHUNK_NAME: Final = re.compile(r"[0-9a-f]{62}\Z")
 _NS: Final = 1_000_000_000
 _SETTLED_NS: Final = 2 * _NS
@@ -78,7 +76,7 @@ class DiskChunkStore:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._root = str(root)
-        self._tmp = f"{self._root}/{_TEMPORARY}"
+        self._tmp = temporary_folder(self._root)
         self._now = now
         self._names = itertools.count()
         self._stripes = [threading.Lock() for _ in range(_FOLDERS)]
@@ -293,13 +291,7 @@ class DiskChunkStore:
         self._room.take(len(sealed))
         temporary = f"{self._tmp}/{next(self._names)}"
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                write_whole(fd, sealed)
-                os.utime(fd, ns=(stamp_ns, stamp_ns))
-                sync_unseen(fd, temporary)
-            finally:
-                os.close(fd)
+            write_unseen(temporary, sealed, stamp_ns)
             os.rename(temporary, path)
         except BaseException:
             self._room.give_back(len(sealed))
@@ -334,9 +326,7 @@ class DiskChunkStore:
     # -- places and room --------------------------------------------------------------------------------------------
 
     def _vault_path(self, vault: VaultId) -> str:
-        if not _VAULT_NAME.match(vault):
-            raise InvalidError(f"{vault!r} is not a vault id")
-        return f"{self._root}/{vault}"
+        return vault_folder(self._root, vault)
 
     def _place(self, vault: VaultId, chunk: ChunkId) -> tuple[str, str]:
         if len(chunk) != CHUNK_ID_SIZE:
@@ -358,7 +348,7 @@ class DiskChunkStore:
 
     def _count_bytes(self) -> int:
         with self._all_stripes():
-            vaults = [name for name in os.listdir(self._root) if _VAULT_NAME.match(name)]
+            vaults = [name for name in os.listdir(self._root) if is_vault_name(name)]
             return sum(_bytes_in(f"{self._root}/{name}") for name in vaults)
 
 

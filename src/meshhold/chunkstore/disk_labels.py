@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from meshhold.chunkstore.labels import LABEL_SIZE_MAX
-from meshhold.chunkstore.syscalls import read_whole, stat_of, sync_folder, sync_unseen, translated, write_whole
+from meshhold.chunkstore.places import is_vault_name, temporary_folder, vault_folder
+from meshhold.chunkstore.syscalls import read_whole, stat_of, sync_folder, translated, write_unseen
 from meshhold.errors import InvalidError
 from meshhold.model.ids import VaultId
 
 _NAME: Final = "label"
-_TEMPORARY: Final = "tmp"  # the chunk store's
-_VAULT_NAME: Final = re.compile(r"[a-z2-7]{32}\Z")
 
 
 class DiskLabels:
@@ -34,12 +32,12 @@ class DiskLabels:
     def labelled(self) -> list[VaultId]:
         """Return the vaults whose folder has a label."""
         with translated("listing", self._root):
-            names = [name for name in sorted(os.listdir(self._root)) if _VAULT_NAME.match(name)]
+            names = [name for name in sorted(os.listdir(self._root)) if is_vault_name(name)]
             return [VaultId(name) for name in names if stat_of(f"{self._root}/{name}/{_NAME}") is not None]
 
     def read(self, vault: VaultId) -> bytes | None:
         """Return the bytes of the file."""
-        path = f"{self._folder(vault)}/{_NAME}"
+        path = f"{vault_folder(self._root, vault)}/{_NAME}"
         with translated("reading a label from", self._root):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -54,13 +52,13 @@ class DiskLabels:
         """Write aside, fsync, rename, fsync the folder. What a crash leaves aside the chunk store clears at start."""
         if len(label) > LABEL_SIZE_MAX:
             raise InvalidError(f"a label has at most {LABEL_SIZE_MAX} bytes, not {len(label)}")
-        folder = self._folder(vault)
-        if stat_of(folder) is None:
-            return False
-        temporary = f"{self._root}/{_TEMPORARY}/label-{next(self._names)}"
+        folder = vault_folder(self._root, vault)
+        temporary = f"{temporary_folder(self._root)}/label-{next(self._names)}"
         with translated("writing a label to", self._root):
+            if stat_of(folder) is None:
+                return False
             try:
-                self._write_aside(temporary, label)
+                write_unseen(temporary, label)
                 os.rename(temporary, f"{folder}/{_NAME}")
                 sync_folder(folder)
             except FileNotFoundError:  # the vault was dropped meanwhile
@@ -69,16 +67,3 @@ class DiskLabels:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
         return True
-
-    def _write_aside(self, path: str, label: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write_whole(fd, label)
-            sync_unseen(fd, path)
-        finally:
-            os.close(fd)
-
-    def _folder(self, vault: VaultId) -> str:
-        if not _VAULT_NAME.match(vault):
-            raise InvalidError(f"{vault!r} is not a vault id")
-        return f"{self._root}/{vault}"

@@ -39,7 +39,31 @@ def sync(fd: int, path: str) -> None:
         ) from error
 
 
-def sync_unseen(fd: int, path: str) -> None:
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. Errors: as `sync`; `OSError` if it cannot be opened."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd, path)
+    finally:
+        os.close(fd)
+
+
+def write_unseen(path: str, content: bytes, stamp_ns: int | None = None) -> None:
+    """Make a new file that nobody sees yet durable; `stamp_ns` is the time of its last change (None: now).
+
+    Errors: `OSError`, also for no room at the fsync, which only means that the file is discarded; `SyncFailedError`.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _write_whole(fd, content)
+        if stamp_ns is not None:
+            os.utime(fd, ns=(stamp_ns, stamp_ns))
+        _sync_unseen(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _sync_unseen(fd: int, path: str) -> None:
     """As `sync`, for a file that nobody sees yet: no room (delayed allocation) only means that it is discarded."""
     try:
         os.fsync(fd)
@@ -51,16 +75,7 @@ def sync_unseen(fd: int, path: str) -> None:
         ) from error
 
 
-def sync_folder(path: str) -> None:
-    """Make the names in a folder durable. Errors: as `sync`; `OSError` if it cannot be opened."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync(fd, path)
-    finally:
-        os.close(fd)
-
-
-def write_whole(fd: int, sealed: bytes) -> None:
+def _write_whole(fd: int, sealed: bytes) -> None:
     """Write all of it, however much the system takes at a time."""
     written = os.write(fd, sealed)
     while written < len(sealed):
