@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from meshhold.blocking import PATIENCE_S, PAUSE_S, REST_S, GiveWay, in_threads, open_threads
+from meshhold.blocking import PATIENCE_S, PAUSE_S, REST_S, GiveWay, RunBlocking, in_threads, open_threads
 
 
 class _LostError(Exception):
@@ -31,6 +31,15 @@ class _Loop:
         self.pauses_at_s.append(self.now_s)
         self.now_s += 2 * seconds  # the timer's slack
 
+    def blocked_until(self, end: trio.Event) -> RunBlocking:
+        """Return a runner whose calls last until then."""
+
+        async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
+            await end.wait()
+            return function(*arguments)
+
+        return self.give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+
     def turn(self, *, busy_s: float, waits_s: float) -> None:
         """Run tasks for a while, then wait for the system."""
         self.now_s += busy_s
@@ -49,12 +58,7 @@ class _Loop:
 async def test_a_busy_loop_pauses_only_while_a_blocking_call_is_under_way() -> None:
     loop = _Loop()
     end = trio.Event()
-
-    async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
-        await end.wait()
-        return function(*arguments)
-
-    run_blocking = loop.give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+    run_blocking = loop.blocked_until(end)
     assert loop.run(0.1, busy_s=100e-6, waits_s=5e-6) == 0
 
     async def call() -> None:
@@ -74,12 +78,7 @@ async def test_a_busy_loop_pauses_only_while_a_blocking_call_is_under_way() -> N
 async def test_a_loop_that_rests_by_itself_is_not_paused() -> None:
     loop = _Loop()
     end = trio.Event()
-
-    async def elsewhere(function: Callable[..., object], /, *arguments: object) -> object:
-        await end.wait()
-        return function(*arguments)
-
-    run_blocking = loop.give_way.wrap(elsewhere)  # type: ignore[arg-type] # less generic than the protocol
+    run_blocking = loop.blocked_until(end)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_blocking, max, 1, 2)
         await trio.testing.wait_all_tasks_blocked()

@@ -57,8 +57,8 @@ class Writing(Protocol):
 class Safekeeping:
     """Takes snapshots because somebody asks.
 
-    `fellows` reaches the other members, `name_of` gives a node's name; `beside` is
-    brought up to date before anything is called safe. Resources: borrows its collaborators.
+    `fellows` reaches the other members, `name_of` gives a node's name; `beside` is brought up to date before anything
+    is called safe. Resources: borrows its collaborators.
     """
 
     def __init__(
