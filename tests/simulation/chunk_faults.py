@@ -18,6 +18,8 @@ from tests.simulation.index_faults import Faults
 from tests.simulation.index_node import VAULT
 
 from meshhold.replication.chunks.holders import Keeper
+from meshhold.replication.chunks.survey import OwnWitness
+from meshhold.replication.chunks.survey_wire import Stock
 
 if TYPE_CHECKING:  # the world runs the faults
     from tests.simulation.chunk_world import ChunkWorld
@@ -225,11 +227,10 @@ class ChunkFaults(Faults):
         """Ask a leaving member whether anything is left there."""
         box = self._mesh.box_of(keeper.node)
         run = box.run
-        if not isinstance(run, ChunkRun) or (known := box.roster.keeper(keeper.node)) is None or not known.leaving:
+        if not isinstance(run, ChunkRun):
             return False
-        if run.service.may_take(VAULT):
-            return False
-        left: tuple[int, int] = (1, 0)
+        witness = OwnWitness(box.chunks, run.run_blocking, may_take=run.service.may_take)
+        stock: Stock | None = None
         with run.alive():
-            left = await run.repair.left(VAULT)
-        return left[0] == 0
+            stock = await witness.stock(VAULT)
+        return stock is not None and not stock.chunks and not stock.may_take

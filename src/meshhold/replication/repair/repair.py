@@ -129,20 +129,6 @@ class Repair:
         """Return how far each vault is; its times are those of trio's clock."""
         return dict(self._progress)
 
-    async def left(self, vault: VaultId) -> tuple[int, int]:
-        """Return how many chunks of a vault are on this node, and their bytes: a leaving node is empty at last.
-
-        Errors: `StorageFailedError`.
-        """
-        return await self._run_blocking(self._count, vault)
-
-    def _count(self, vault: VaultId) -> tuple[int, int]:
-        count = size = 0
-        for stat in self._chunks.scan(vault):
-            count += 1
-            size += stat.size
-        return count, size
-
     def _forget(self, vault: VaultId) -> None:
         for known in (self._due_s, self._earliest_s, self._progress, self._locks):
             known.pop(vault, None)
