@@ -27,8 +27,9 @@ from typing import Final, NamedTuple
 
 from meshhold.chunkstore.contract import ChunkStat, Usage
 from meshhold.chunkstore.places import is_vault_name, temporary_folder, vault_folder
-from meshhold.chunkstore.room import Room
+from meshhold.chunkstore.room import Lodger, Room
 from meshhold.chunkstore.syscalls import (
+    is_no_room,
     read_cached,
     read_whole,
     stat_of,
@@ -63,7 +64,8 @@ class DiskChunkStore:
     """The chunk contract on a local file system; `root` is made if it is not there.
 
     `reserve_bytes` stay free for the index; `capacity_bytes` bounds the chunks (quarantine apart; None: the disk
-    decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970.
+    decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970. The `lodger` uses
+    the same disk until a put finds no room: then it is cleared, and the put tried again.
     Errors of the constructor: `StorageFailedError` if the root cannot be used.
     """
 
@@ -74,8 +76,10 @@ class DiskChunkStore:
         reserve_bytes: int = RESERVE_BYTES,
         capacity_bytes: int | None = None,
         now: Callable[[], float] = time.time,
+        lodger: Lodger | None = None,
     ) -> None:
         self._root = str(root)
+        self._lodger = lodger
         self._tmp = temporary_folder(self._root)
         self._now = now
         self._names = itertools.count()
@@ -83,7 +87,7 @@ class DiskChunkStore:
         self._ready: set[VaultId] = set()
         self._making = threading.Lock()
         self._removals: dict[tuple[VaultId, ChunkId], object] = {}
-        self._room = Room(reserve_bytes, capacity_bytes, self._free_bytes, self._count_bytes)
+        self._room = Room(reserve_bytes, capacity_bytes, self._free_bytes, self._count_bytes, lodger)
         with translated("opening", self._root):
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             shutil.rmtree(self._tmp, ignore_errors=True)
@@ -225,6 +229,8 @@ class DiskChunkStore:
     def drop_vault(self, vault: VaultId) -> None:
         """Remove the vault's folder whole: one rename takes it out of sight, then its files go."""
         gone = f"{self._tmp}/{next(self._names)}-{vault}"
+        if self._lodger is not None:
+            self._lodger.drop_vault(vault)
         with translated("removing a vault from", self._root):
             self._room.ensure_counted()
             with self._all_stripes():
@@ -288,6 +294,15 @@ class DiskChunkStore:
             os.close(fd)
 
     def _write(self, path: str, sealed: bytes, replaced: int, stamp_ns: int) -> None:
+        try:
+            self._write_once(path, sealed, stamp_ns)
+        except OSError as error:  # a quota, or others who were quicker: what is free does not tell of them
+            if not is_no_room(error) or not self._room.reclaim():
+                raise
+            self._write_once(path, sealed, stamp_ns)
+        self._room.give_back(replaced)
+
+    def _write_once(self, path: str, sealed: bytes, stamp_ns: int) -> None:
         self._room.take(len(sealed))
         temporary = f"{self._tmp}/{next(self._names)}"
         try:
@@ -298,7 +313,6 @@ class DiskChunkStore:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._room.give_back(replaced)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

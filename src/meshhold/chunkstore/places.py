@@ -9,6 +9,7 @@ from meshhold.errors import InvalidError
 from meshhold.model.ids import VaultId
 
 _TEMPORARY: Final = "tmp"
+_CACHE: Final = "cache"
 _VAULT_NAME: Final = re.compile(r"[a-z2-7]{32}\Z")
 
 
@@ -27,3 +28,8 @@ def is_vault_name(name: str) -> bool:
 def temporary_folder(root: str) -> str:
     """Return where files are written before they have their name; what is in it at start belongs to nobody."""
     return f"{root}/{_TEMPORARY}"
+
+
+def cache_folder(root: str) -> str:
+    """Return where copies for reading only are; beside the chunks, since they live in the room that those leave."""
+    return f"{root}/{_CACHE}"

@@ -8,20 +8,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from meshhold.chunkstore.contract import Usage
 from meshhold.errors import StorageFullError
+from meshhold.model.ids import VaultId
 
 _ASK_PART: Final = 4
 """The file system is asked again after at most 1/4 of the reserve was written, so others' use is seen in time."""
+
+
+class Lodger(Protocol):
+    """Whoever uses room of the same disk for as long as no chunk needs it. Thread-safe."""
+
+    @property
+    def used(self) -> int:
+        """The bytes that it uses."""
+
+    def clear(self) -> bool:
+        """Give everything back, now; tell whether there was anything."""
+
+    def drop_vault(self, vault: VaultId) -> None:
+        """Remove what it has of a vault."""
 
 
 class Room:
     """Bytes of chunks against two bounds. Thread-safe.
 
     `free_bytes` asks the file system for (all, free to this process); `count_bytes` counts what the store holds: it is
-    called once, and only if there is a capacity, while the store keeps others from writing.
+    called once, and only if there is a capacity, while the store keeps others from writing. What the `lodger` uses
+    counts as free, and is taken back before anybody hears that the disk is full.
     """
 
     def __init__(
@@ -30,11 +46,13 @@ class Room:
         capacity_bytes: int | None,
         free_bytes: Callable[[], tuple[int, int]],
         count_bytes: Callable[[], int],
+        lodger: Lodger | None = None,
     ) -> None:
         self._reserve = reserve_bytes
         self._capacity = capacity_bytes
         self._free_bytes = free_bytes
         self._count_bytes = count_bytes
+        self._lodger = lodger
         self._used: int | None = None
         self._credit = 0
         self._counting = threading.Lock()
@@ -68,10 +86,14 @@ class Room:
             if self._used is not None:
                 self._used = max(self._used - size, 0)
 
+    def reclaim(self) -> bool:
+        """Take back what the lodger uses; tell whether that was anything."""
+        return self._lodger is not None and self._lodger.clear()
+
     def usage(self) -> Usage:
         """Return the room that is left, by both bounds."""
         total, free = self._free_bytes()
-        free = max(free - self._reserve, 0)
+        free = max(free + (0 if self._lodger is None else self._lodger.used) - self._reserve, 0)
         if self._capacity is not None:
             self.ensure_counted()
             total = min(total, self._capacity)
@@ -80,6 +102,8 @@ class Room:
 
     def _ask(self, size: int) -> int:
         _, free = self._free_bytes()
+        if free - self._reserve < size and self.reclaim():
+            _, free = self._free_bytes()
         if free - self._reserve < size:
             raise StorageFullError(
                 f"the disk has {free} bytes free, of which {self._reserve} stay in reserve",

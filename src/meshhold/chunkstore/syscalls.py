@@ -23,8 +23,13 @@ def translated(doing: str, where: str) -> Iterator[None]:
         raise _storage_error(error, doing, where) from error
 
 
+def is_no_room(error: OSError) -> bool:
+    """Tell whether the disk, or the quota on it, is full."""
+    return error.errno in _FULL
+
+
 def _storage_error(error: OSError, doing: str, where: str) -> MeshHoldError:
-    if error.errno in _FULL:
+    if is_no_room(error):
         return StorageFullError(f"{doing} {where}: {error.strerror}", "free some space on it, or raise the quota")
     return StorageFailedError(f"{doing} {where} failed: {error.strerror}", "check the disk, its mount and permissions")
 

@@ -52,6 +52,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             ("objects", found["objects"]),
             ("mesh", found["mesh"]),
             *_pace_fields(found.get("pace")),
+            *_cache_fields(found.get("read_cache"), is_mesh=len(found["nodes"]) > 1),
         ]
     )
     if found["indexes"]:
@@ -74,6 +75,13 @@ def _pace_fields(pace: dict[str, int] | None) -> list[tuple[str, object]]:
         ("scrub", f"up to {rate_text(pace['scrub_bytes_per_s'])}, once a week"),
         ("stands in", f"for machines that are away for {duration_text(pace['stand_in_after_s'])}"),
     ]
+
+
+def _cache_fields(cache: dict[str, int] | None, *, is_mesh: bool) -> list[tuple[str, object]]:
+    """Return how full the read cache is, where there is one and others have chunks."""
+    if cache is None or not cache["bytes_max"] or not is_mesh:
+        return []
+    return [("read cache", f"{size_text(cache['bytes'])} of {size_text(cache['bytes_max'])}")]
 
 
 def _upkeep_warnings(found: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from meshhold.config.document import Section, Value, open_document, parse_integer
 from meshhold.config.settings import (
+    CACHE_SIZE_DEFAULT,
     DAY_S,
     LOG_BYTES_DEFAULT,
     LOG_FILES_DEFAULT,
@@ -69,6 +70,7 @@ _NODE_KEYS: Final = (
     "data_dir",
     "listen_addr",
     "capacity",
+    "cache_size",
     "zone",
     "reliable",
     "name",
@@ -115,6 +117,7 @@ def load_config(path: Path) -> Config:
             data_dir=_folder(node.get("data_dir"), path.parent),
             listen_addr=_address(node.get("listen_addr"), NODE_LISTEN_DEFAULT),
             capacity=_size(node.get("capacity"), CAPACITY_MIN, CAPACITY_MAX),
+            cache_size=_cache_size(node.get("cache_size")),
             zone=_label(node.get("zone")) or ZONE_DEFAULT,
             reliable=_flag(node.get("reliable"), default=True),
             name=_label(node.get("name")) or socket.gethostname()[:64] or "node",
@@ -228,6 +231,11 @@ def _size(value: Value | None, least: int, most: int) -> int | None:
     if not least <= found <= most:
         raise value.refused(f"{found} bytes", f"{least} to {most} bytes")
     return found
+
+
+def _cache_size(value: Value | None) -> int:
+    found = _size(value, 0, CAPACITY_MAX)
+    return CACHE_SIZE_DEFAULT if found is None else found
 
 
 def _rate(value: Value | None, default: int) -> int:

@@ -20,6 +20,9 @@ DAY_S: Final = 86_400
 REPAIR_RATE_DEFAULT: Final = 500_000_000  # a line of 1 Gbit/s is full before that
 SCRUB_RATE_DEFAULT: Final = 20 * 1024**2  # a terabyte takes half a day and leaves the disk to the apps
 STAND_IN_AFTER_DEFAULT: Final = 3600
+CACHE_SIZE_DEFAULT: Final = (
+    GIB  # some 25,000 pictures of a social network; a small disk has it to spare or gets it back
+)
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one
 
 
@@ -69,7 +72,8 @@ class RepairConfig:
 class NodeConfig:
     """This machine's part: where it stores, where peers reach it, how much it offers.
 
-    `capacity` is in bytes; None means whatever the disk has. `name` is what people see; it need not be unique.
+    `capacity` is in bytes; None means whatever the disk has. `cache_size` bounds, in bytes, the copies for reading of
+    chunks that others keep; 0: none. `name` is what people see; it need not be unique.
     `advertise_addrs` are where others dial this node, in place of what it finds out itself; `mdns` lets it find others
     on the LAN and be found, `upnp` asks the router for a port.
     """
@@ -77,6 +81,7 @@ class NodeConfig:
     data_dir: Path
     listen_addr: str = NODE_LISTEN_DEFAULT
     capacity: int | None = None
+    cache_size: int = CACHE_SIZE_DEFAULT
     zone: str = ZONE_DEFAULT
     reliable: bool = True
     name: str = ""

@@ -123,6 +123,7 @@ class Node:
             "lifecycle": self._lifecycles(),
             "given_up": self.chunk_keeping.given_up(),
             "pace": self._pace(),
+            "read_cache": self._read_cache(),
             "access_log_dropped": 0 if self.access_log is None else self.access_log.dropped,
         }
 
@@ -134,6 +135,12 @@ class Node:
             "scrub_bytes_per_s": repair.scrub_bytes_per_s,
             "stand_in_after_s": repair.stand_in_after_s,
         }
+
+    def _read_cache(self) -> dict[str, int]:
+        """Return how full the cache of others' chunks is, in bytes, and what it was good for since the start."""
+        use = self.chunk_keeping.cache.use()
+        found = {"bytes": use.used, "bytes_max": use.size_max, "chunks": use.chunks}
+        return found | {"hits": use.hits, "misses": use.misses}
 
     def _quotas(self) -> list[dict[str, Any]]:
         """Return how full each vault with a quota is, of those whose index this node keeps."""
@@ -257,7 +264,7 @@ def _make_collection(base: Foundation, renewal: Renewal) -> tuple[Snapshots, Col
         registers,
         base.keeping.replica.index,
         chunk_keeping.writer,
-        chunk_keeping.reader,
+        chunk_keeping.upkeep_reader,
         renewal,
         now_ms,
         leads=lambda vault: collector.leads(vault),  # noqa: PLW0108 - it is made after this, which it needs
@@ -265,7 +272,7 @@ def _make_collection(base: Foundation, renewal: Renewal) -> tuple[Snapshots, Col
     collector = Collector(
         registers,
         base.chunks,
-        chunk_keeping.reader,
+        chunk_keeping.upkeep_reader,
         chunk_keeping.writer,
         base.run_blocking,
         obeying=chunk_keeping.obeying,
@@ -282,7 +289,7 @@ def _make_care(base: Foundation, vaults: Vaults, collector: Collector) -> Care:
         vaults,
         base.keeping.registers,
         base.chunks,
-        chunk_keeping.reader,
+        chunk_keeping.upkeep_reader,
         collector,
         base.run_blocking,
         tombstones=base.keeping.tombstones,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final, NoReturn
 
 import trio
 
 from meshhold.blocking import RunBlocking
+from meshhold.chunkstore.cache import ChunkCache
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.model.ids import NodeId, VaultId
 from meshhold.node.reach import Reach
@@ -37,7 +38,7 @@ from meshhold.replication.repair.settings import Settings
 from meshhold.replication.throttle import Throttle
 
 LOOK_S: Final = 5.0
-"""Absence is counted in minutes: so often this node looks who is away."""
+"""Absence is counted in minutes: so often this node looks who is away, and whether the read cache is to give way."""
 _TOLD_BY: Final = frozenset({Kind.NODE, Kind.VAULT, Kind.MEMBER, Kind.BAN})
 
 
@@ -67,12 +68,14 @@ class ChunkKeeping:
     """All that keeps chunks, tied together.
 
     `run_blocking` is for this node's own requests, `run_for_others` for repair and for what peers ask: a greedy one
-    does not crowd out the apps. Resources: borrows the store and its surroundings.
+    does not crowd out the apps. `reader` is for what clients read and `upkeep_reader` for the node's own ends: only
+    the first one sees the `cache`. Resources: borrows the store, the cache and its surroundings.
     """
 
     def __init__(
         self,
         chunks: ChunkStore,
+        cache: ChunkCache,
         me: NodeId,
         around: ChunkSurroundings,
         run_blocking: RunBlocking,
@@ -80,6 +83,9 @@ class ChunkKeeping:
         settings: Settings,
     ) -> None:
         self._keepers = around.keepers
+        self._me = me
+        self.cache = cache
+        self._run_for_others = run_for_others
         self.holders = Holders(around.keepers, me, out_after_s=settings.out_after_s, changed=self._changed)
         self.leases = Leases(self._view_version)
         self.inventory = Inventory(chunks, run_for_others, self._view_version)
@@ -102,7 +108,9 @@ class ChunkKeeping:
             may_hand_over=around.keepers.may_hand_over,
             is_leaving=self.holders.is_leaving,
         )
-        remote = cache(lambda node: RemoteChunks(around.reach, node))  # each bounds what is on its way to its node
+        remote = functools.cache(
+            lambda node: RemoteChunks(around.reach, node)
+        )  # each bounds what is on its way to its node
 
         def holder_of(node: NodeId) -> Holder:
             return self._service.local if node == me else remote(node)
@@ -132,7 +140,8 @@ class ChunkKeeping:
         )
         self._index_replicas = around.index_replicas
         self.writer = ChunkWriter(chunks, run_blocking, copies=self.copies, is_index_dear=self._is_index_dear)
-        self.reader = ChunkReader(chunks, run_blocking, copies=self.copies)
+        self.reader = ChunkReader(chunks, run_blocking, copies=self.copies, cache=cache)
+        self.upkeep_reader = ChunkReader(chunks, run_blocking, copies=self.copies)
         self.witness = OwnWitness(
             chunks, run_for_others, around.keeps_index, on_damage=self.repair.soon, may_take=self._service.may_take
         )
@@ -191,13 +200,21 @@ class ChunkKeeping:
     async def run(self) -> NoReturn:
         """Keep on, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (self.copies.run, self.repair.run, self._watch_absences):
+            for run in (self.copies.run, self.repair.run, self._watch_absences, self._tend_cache):
                 nursery.start_soon(run)
         raise AssertionError("chunks are kept until cancelled")
 
     async def _watch_absences(self) -> NoReturn:
         while True:
             self._look()
+            await trio.sleep(LOOK_S)
+
+    async def _tend_cache(self) -> NoReturn:
+        await self._run_for_others(self.cache.sweep)
+        while True:
+            if self.cache.used:
+                mine = {vault for vault in self._keepers.vaults() if self._keepers.is_member(vault, self._me)}
+                await self._run_for_others(self.cache.tend, mine)
             await trio.sleep(LOOK_S)
 
     def _look(self) -> None:

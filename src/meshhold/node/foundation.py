@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from meshhold.blocking import RunBlocking, open_threads
+from meshhold.chunkstore.cache import ChunkCache
 from meshhold.chunkstore.contract import ChunkStore
-from meshhold.chunkstore.disk import DiskChunkStore
+from meshhold.chunkstore.disk import RESERVE_BYTES, DiskChunkStore
 from meshhold.chunkstore.disk_labels import DiskLabels
+from meshhold.chunkstore.places import cache_folder
 from meshhold.config import Config
 from meshhold.crypto.identity import Identity
 from meshhold.index.sqlite import SqliteIndex, open_index
@@ -89,8 +91,7 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
         open_index(data_dir / "index.db", run_blocking=run_commits) as index,
     ):
         watch = ClockWatch()
-        open_chunks = partial(DiskChunkStore, data_dir / "chunks", capacity_bytes=config.node.capacity, now=watch.now)
-        chunks = await run_blocking(open_chunks)
+        chunks, cache = await run_blocking(_open_chunks, config, watch)
         clock = Clock(identity.stamp_node)
         keeper = RecordKeeper(index, clock, now_ms)
         directory = Directory(identity, keeper, clock, now_ms)
@@ -114,7 +115,7 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
             watch=watch,
             chance=_new_chance(),
         )
-        chunk_keeping = ChunkKeeping(chunks, identity.node_id, around, run_blocking, run_for_others, pace)
+        chunk_keeping = ChunkKeeping(chunks, cache, identity.node_id, around, run_blocking, run_for_others, pace)
         mesh.serve(chunk_keeping.register, chunk_keeping.greet)
         keeper.follow(chunk_keeping.hear)
         labels = DiskLabels(data_dir / "chunks")
@@ -134,6 +135,16 @@ async def open_foundation(config: Config) -> AsyncIterator[Foundation]:
             chunk_keeping,
             labelling,
         )
+
+
+def _open_chunks(config: Config, watch: ClockWatch) -> tuple[DiskChunkStore, ChunkCache]:
+    """Open the store of chunks, and the read cache in the room that it leaves: none where no door reads."""
+    root = config.node.data_dir / "chunks"
+    has_doors = config.s3.enabled or config.web.enabled
+    cache = ChunkCache(
+        Path(cache_folder(str(root))), config.node.cache_size if has_doors else 0, reserve_bytes=RESERVE_BYTES
+    )
+    return DiskChunkStore(root, capacity_bytes=config.node.capacity, now=watch.now, lodger=cache), cache
 
 
 def _keep_index(

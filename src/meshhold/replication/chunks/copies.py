@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import trio
 
 from meshhold.blocking import RunBlocking
+from meshhold.chunkstore.cache import ChunkCache
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.errors import (
     ChunkCorruptError,
@@ -38,6 +39,8 @@ MENDED_AT_ONCE: Final = 2
 """Chunks with too few copies that a renewal copies side by side."""
 BACK_MAX: Final = 16 << 20
 """Bytes of fetched chunks that wait to be put back here; beyond it repair does it."""
+CACHED_MAX: Final = 16 << 20
+"""Bytes of fetched chunks that wait for the read cache, which one thread at a time fills; beyond it they go nowhere."""
 _MANIFEST_MAX: Final = CHUNK_SIZE + 1024
 """What a chunk of unknown size is expected to have at most."""
 
@@ -75,6 +78,8 @@ class Copies:
         self._keeping = Keeping(self._put, self._put_paces, name_of, self._background)
         self._fetching = Fetching(holders, holding_of, Paces(holders.me), name_of)
         self._back = 0
+        self._to_cache = 0
+        self._caching = trio.Lock()
 
     async def run(self) -> NoReturn:
         """Carry chunks to others, until cancelled. Errors: `FatalError` of this node's store."""
@@ -143,10 +148,12 @@ class Copies:
         except (ChunkMissingError, ChunkCorruptError, StorageFailedError) as error:
             return await self.fetch_elsewhere(vault, chunk, size, error)
 
-    async def fetch_elsewhere(self, vault: VaultId, chunk: ChunkId, size: int, why: MeshHoldError) -> bytes:
+    async def fetch_elsewhere(
+        self, vault: VaultId, chunk: ChunkId, size: int, why: MeshHoldError, cache: ChunkCache | None = None
+    ) -> bytes:
         """Return the chunk's sealed bytes, verified, from another node; `why` says what is wrong with this one's copy.
 
-        A copy that ought to be here is put back.
+        A copy that ought to be here is put back; another one goes into the `cache`, if one is given.
         Errors: `why` itself, or `ChunkMissingError`, if nobody has a good copy; `ContentElsewhereError` if somebody who
         cannot be asked may have one.
         """
@@ -160,9 +167,14 @@ class Copies:
             sealed = await self._fetching.fetch(view, vault, chunk, size)
         except ChunkMissingError as error:
             raise (error if isinstance(why, ChunkMissingError) else why) from error
-        if is_wanted and self._background.is_open and self._back + len(sealed) <= BACK_MAX:
+        if not self._background.is_open:
+            return sealed
+        if is_wanted and self._back + len(sealed) <= BACK_MAX:
             self._back += len(sealed)
             self._background.start_soon(self._put_back, vault, chunk, sealed)
+        elif cache is not None and not is_wanted and self._to_cache + len(sealed) <= CACHED_MAX:
+            self._to_cache += len(sealed)
+            self._background.start_soon(self._put_in_cache, cache, vault, chunk, sealed)
         return sealed
 
     async def _put_back(self, vault: VaultId, chunk: ChunkId, sealed: bytes) -> None:
@@ -172,6 +184,13 @@ class Copies:
             self._damaged(vault, chunk)  # a full or broken disk: repair finds another place
         finally:
             self._back -= len(sealed)
+
+    async def _put_in_cache(self, cache: ChunkCache, vault: VaultId, chunk: ChunkId, sealed: bytes) -> None:
+        try:
+            async with self._caching:  # a disk that is slow to write keeps one thread from requests, not all of them
+                await self._run_blocking(cache.put, vault, chunk, sealed)
+        finally:
+            self._to_cache -= len(sealed)
 
     # -- reusing ----------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ from typing import Final
 import trio
 
 from meshhold.blocking import RunBlocking
+from meshhold.chunkstore.cache import ChunkCache
 from meshhold.chunkstore.contract import ChunkStore
 from meshhold.crypto.bulk import SEAL_OVERHEAD
 from meshhold.crypto.vault_keys import VaultKeys
 from meshhold.errors import ChunkCorruptError, ChunkMissingError, StorageFailedError
 from meshhold.model.entry import Ref
-from meshhold.model.ids import VaultId
+from meshhold.model.ids import ChunkId, VaultId
 from meshhold.replication.chunks.copies import Copies
 from meshhold.replication.tasks import open_tasks
 from meshhold.sealing.chunker import CHUNK_SIZE
@@ -49,12 +50,25 @@ class _Fetch:
 
 
 class ChunkReader:
-    """Reads content. Without `copies` it knows the chunks of its own store only. Resources: borrows both."""
+    """Reads content. Without `copies` it knows the chunks of its own store only.
 
-    def __init__(self, chunks: ChunkStore, run_blocking: RunBlocking, *, copies: Copies | None = None) -> None:
+    With a `cache`, what others sent is kept there, and looked for there before others are asked. It is for what clients
+    read: who judges what there is, or mends it, must not see it.
+    Resources: borrows all of them.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        run_blocking: RunBlocking,
+        *,
+        copies: Copies | None = None,
+        cache: ChunkCache | None = None,
+    ) -> None:
         self._chunks = chunks
         self._run_blocking = run_blocking
         self._copies = copies
+        self._cache = cache
         self._nodes: OrderedDict[tuple[VaultId, Ref], tuple[Ref, ...]] = OrderedDict()
         self._nodes_refs = 0
         self.reading = 0
@@ -149,6 +163,8 @@ class ChunkReader:
     async def _piece(self, keys: VaultKeys, ref: Ref, first: int, end: int) -> bytes:
         if ref.span <= ON_LOOP_MAX:
             sealed = self._chunks.get_cached(keys.vault_id, ref.chunk, ON_LOOP_MAX + SEAL_OVERHEAD)
+            if sealed is None and self._cache is not None:
+                sealed = self._cache.get_cached(ref.chunk, ON_LOOP_MAX + SEAL_OVERHEAD)
             if sealed is not None:
                 return open_chunk(ref, sealed)[first:end]
         self.reading += 1
@@ -164,13 +180,13 @@ class ChunkReader:
             if self._copies is None:
                 raise
             size = ref.span + SEAL_OVERHEAD
-            sealed = await self._copies.fetch_elsewhere(keys.vault_id, ref.chunk, size, error)
+            sealed = await self._copies.fetch_elsewhere(keys.vault_id, ref.chunk, size, error, self._cache)
         if ref.span <= ON_LOOP_MAX:
             return open_chunk(ref, sealed)[first:end]
         return await self._run_blocking(_open_part, ref, sealed, first, end)
 
     def _open_chunk(self, keys: VaultKeys, ref: Ref, first: int, end: int) -> bytes:
-        return _open_part(ref, self._chunks.get(keys.vault_id, ref.chunk), first, end)
+        return _open_part(ref, self._get_here(keys.vault_id, ref.chunk), first, end)
 
     async def _open_node(self, keys: VaultKeys, ref: Ref) -> tuple[Ref, ...]:
         try:
@@ -178,11 +194,21 @@ class ChunkReader:
         except (ChunkMissingError, ChunkCorruptError, StorageFailedError) as error:
             if self._copies is None:
                 raise
-            sealed = await self._copies.fetch_elsewhere(keys.vault_id, ref.chunk, _MANIFEST_SIZE, error)
+            sealed = await self._copies.fetch_elsewhere(keys.vault_id, ref.chunk, _MANIFEST_SIZE, error, self._cache)
         return await self._run_blocking(open_node, ref, sealed)
 
     def _open_node_here(self, keys: VaultKeys, ref: Ref) -> tuple[Ref, ...]:
-        return open_node(ref, self._chunks.get(keys.vault_id, ref.chunk))
+        return open_node(ref, self._get_here(keys.vault_id, ref.chunk))
+
+    def _get_here(self, vault: VaultId, chunk: ChunkId) -> bytes:
+        """Return sealed bytes from this machine. A damaged copy is reported, and not covered up by a cached one."""
+        try:
+            return self._chunks.get(vault, chunk)
+        except ChunkMissingError:
+            sealed = None if self._cache is None else self._cache.get(chunk)
+            if sealed is None:
+                raise
+            return sealed
 
 
 def _open_part(ref: Ref, sealed: bytes, first: int, end: int) -> bytes:
