@@ -454,8 +454,7 @@ async def test_a_decision_to_keep_writes_nothing_and_promises_are_not_asked_for(
     changed = await one.registers.change(VAULT, Space.OBJECTS, b"k", decide)
     assert (changed.before, changed.after, one.row("k")) == (changed.after, changed.before, before)
     assert seen == [version("x")]
-    async with one.registers.prepare_early(VAULT, Space.OBJECTS, b"k") as early:
-        assert early is None
+    assert one.registers.early(VAULT, Space.OBJECTS, b"k") is None
 
 
 # -- from one way to the other -----------------------------------------------------------------------------------------

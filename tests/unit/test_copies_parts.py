@@ -3,6 +3,8 @@
 # ruff: noqa: ARG001 - pytest-trio finds the clock among the arguments only
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import trio
 import trio.testing
@@ -157,6 +159,23 @@ def test_a_write_is_safe_on_a_majority_only_where_no_more_can_be() -> None:
     other.fail(C, PeerUnreachableError("gone"))
     with pytest.raises(TooFewNodesError):
         assert other.is_safe
+
+
+@pytest.mark.parametrize("live", [(A, B, C, D), (A, B), (A,), (C, ME)])
+@pytest.mark.parametrize("doubtful", [(), (A,), (A, B, C, D)])
+def test_nobody_who_waits_misses_the_moment_in_which_a_write_is_safe(
+    live: tuple[NodeId, ...], doubtful: tuple[NodeId, ...]
+) -> None:
+    """Whatever happens to each node, a look that is not worth it would have told that the write is not safe yet."""
+    for fates in product(("kept", "failed", "asked"), repeat=len(live)):
+        tally = Tally(3, [A, B, C], live, doubtful=doubtful)
+        for node, fate in zip(live, fates, strict=True):
+            if fate == "kept":
+                tally.take(node)
+            elif fate == "failed":
+                tally.fail(node, PeerUnreachableError("gone"))
+        if not tally.may_be_safe:
+            assert not tally.is_safe
 
 
 def test_a_doubtful_node_counts_where_nothing_goes_without_it() -> None:

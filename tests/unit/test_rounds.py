@@ -17,7 +17,8 @@ from meshhold.model.ids import NodeId, OpId
 from meshhold.register.lineage import succeed
 from meshhold.replication.index import replica_wire as wire
 from meshhold.replication.index.contract import Absent, Outdated, Register, Unaware
-from meshhold.replication.index.registers import KEEP
+from meshhold.replication.index.panel import POLL_S
+from meshhold.replication.index.registers import KEEP, Early, Registers
 
 KEY = Register(VAULT, Space.OBJECTS, b"k")
 
@@ -39,6 +40,16 @@ async def accept_on(lab: Lab, names: str, text: str) -> None:
 def encode_nothing() -> bytes:
     """Return what a replica's state is that adopted nothing: as if there were none."""
     return b"\x92\xc0\x00"
+
+
+async def begin_early(registers: Registers) -> Early:
+    """Ask for an early promise, and wait until the answers are here."""
+    early = registers.early(*KEY)
+    assert early is not None
+    early.begin()
+    early.begin()  # asks once
+    await trio.testing.wait_all_tasks_blocked()
+    return early
 
 
 @virtual_time
@@ -64,17 +75,30 @@ class TestRounds:
         assert lab.calls == {wire.DIGESTS: 1}
 
     async def test_an_early_promise_leaves_one_round_trip_after_the_body(self, lab: Lab) -> None:
-        async with lab["a"].registers.prepare_early(*KEY) as early:
-            await trio.testing.wait_all_tasks_blocked()
-            lab.calls.clear()
-            await lab["a"].registers.change(*KEY, lambda _: KEEP, early)
+        early = await begin_early(lab["a"].registers)
+        lab.calls.clear()
+        await lab["a"].registers.change(*KEY, lambda _: KEEP, early)
         assert lab.calls == {}
-        async with lab["a"].registers.prepare_early(*KEY) as early:
-            await trio.testing.wait_all_tasks_blocked()
-            await lab["b"].put("k", "between")
-            with pytest.raises(PreconditionFailedError):
-                await lab["a"].registers.change(*KEY, once("late"), early)
+        early = await begin_early(lab["a"].registers)
+        await lab["b"].put("k", "between")
+        with pytest.raises(PreconditionFailedError):
+            await lab["a"].registers.change(*KEY, once("late"), early)
         assert await lab["a"].get("k") == "between"
+
+    async def test_an_early_promise_that_nobody_asked_for_is_asked_for_by_the_change(self, lab: Lab) -> None:
+        early = lab["a"].registers.early(*KEY)
+        await lab["a"].registers.change(*KEY, once("one"), early)
+        assert lab.calls == {wire.PREPARE: 1, wire.ACCEPT: 2}
+        assert await lab["b"].get("k") == "one"
+
+    async def test_an_early_promise_without_a_majority_is_asked_for_again(self, lab: Lab) -> None:
+        lab.isolate("a")
+        early = await begin_early(lab["a"].registers)
+        await trio.sleep(POLL_S * 2)
+        lab.heal()
+        await lab["a"].registers.change(*KEY, once("one"), early)
+        assert early.sight is None
+        assert await lab["b"].get("k") == "one"
 
     async def test_a_minority_is_missed_by_nobody(self, lab: Lab) -> None:
         lab.isolate("c")

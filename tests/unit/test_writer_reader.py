@@ -115,6 +115,24 @@ async def test_a_short_body_and_its_manifest_go_to_others_too(autojump_clock: Mo
         assert len(list(lab.chunks.scan(KEYS.vault_id))) == 0
 
 
+@pytest.mark.parametrize(("size", "calls", "hops"), [(KIB, 0, 0), (64 * KIB, 1, 0), (200 * KIB, 1, 1), (2 * MIB, 1, 4)])
+async def test_what_is_to_be_done_before_a_write_waits_is_done_once(
+    size: int, calls: int, hops: int, autojump_clock: MockClock
+) -> None:
+    """… and not at all where it waits for nobody; small bodies for others are hashed and sealed on the loop."""
+    hashing, done = Hops(), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+
+    lab = Lab(3)
+    async with running(lab):
+        writer = ChunkWriter(lab.chunks, hashing, copies=lab.copies)
+        written = await writer.write(KEYS, BytesBody(noise(size)), before_waiting=count)
+    assert (written.size, done, hashing.count) == (size, calls, hops)
+
+
 @pytest.mark.parametrize(("size", "dear", "inline"), [(4, True, True), (5, True, False), (16, False, True)])
 async def test_a_small_body_stays_in_its_entry_where_that_is_not_the_dearer_place(
     size: int, dear: bool, inline: bool

@@ -97,9 +97,9 @@ class Objects:
         if condition != ALWAYS:
             self.check_condition(bucket, condition)
             condition.check(object_of(await self.stacks.read(bucket, key)))
-        async with self._registers.prepare_early(bucket.id, Space.OBJECTS, key) as early:
-            with self._writer.in_flight() as flight:
-                return await self._put(bucket, key, body, metadata, condition, extras, early, flight)
+        early = self._registers.early(bucket.id, Space.OBJECTS, key)
+        with self._writer.in_flight() as flight:
+            return await self._put(bucket, key, body, metadata, condition, extras, early, flight)
 
     async def _put(
         self,
@@ -112,7 +112,7 @@ class Objects:
         early: Early | None,
         flight: Flight,
     ) -> ObjectVersion:
-        written = await self._writer.write(bucket.keys, body)
+        written = await self._writer.write(bucket.keys, body, before_waiting=None if early is None else early.begin)
         digested = body.finish()
         await self.renew_written(bucket, written.content, flight)
         version = ObjectVersion(

@@ -52,14 +52,14 @@ class _Job:
         self.sealed = sealed
         self.tally = tally
         self.running: dict[NodeId, _Attempt] = {}
-        self.news = trio.Event()
+        self.news: trio.Event | None = None
         self.is_awaited = True
         self.fatal: FatalError | None = None
 
     def tell(self) -> None:
         """Wake who waits."""
-        self.news.set()
-        self.news = trio.Event()
+        if self.news is not None:
+            self.news.set()
 
 
 class Keeping:
@@ -102,10 +102,11 @@ class Keeping:
             while (node := job.tally.next_to_ask()) is not None:
                 self._start(job, node)
             patient = [attempt.patient_until_s for attempt in job.running.values() if not attempt.is_late]
-            news = job.news
-            if not job.tally.is_safe:  # a start fails at once where nothing runs
+            if job.running or not job.tally.is_safe:  # a start fails at once where nothing runs
+                job.news = trio.Event()
                 with trio.move_on_at(min(patient, default=float("inf"))):
-                    await news.wait()
+                    await job.news.wait()
+                job.news = None
             if job.fatal is not None:
                 raise job.fatal
             for attempt in job.running.values():
@@ -142,7 +143,8 @@ class Keeping:
             if attempt.is_behind:
                 self._catch_up(node, size)
             del job.running[node]
-            job.tell()
+            if job.tally.may_be_safe:
+                job.tell()
             self._settle(job)
 
     def _fall_behind(self, node: NodeId, attempt: _Attempt, size: int) -> bool:

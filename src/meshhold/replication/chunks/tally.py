@@ -42,6 +42,7 @@ class Tally:
         self.durable: set[NodeId] = set()
         self.failures: dict[NodeId, MeshHoldError] = {}
         self._late = 0
+        self._needed_at_first = None if self._doubtful else self._needed_of(live)
 
     def take(self, node: NodeId) -> None:
         """Note that the chunk is durable on a node."""
@@ -68,11 +69,19 @@ class Tally:
         return left[0]
 
     @property
+    def may_be_safe(self) -> bool:
+        """Whether it is worth a look at `is_safe`: while nobody fails, not before so many have the chunk."""
+        needed = self._needed_at_first
+        return needed is None or bool(self.failures) or len(self.durable) >= needed
+
+    @property
     def is_safe(self) -> bool:
         """Whether the client may hear that the chunk is kept.
 
         Errors: `TooFewNodesError` if that cannot become true; the caller names the nodes.
         """
+        if self._needed_at_first is not None and not self.failures:  # as nearly always; the rest comes to the same
+            return len(self.durable & self._members) >= self._needed_at_first
         present = [node for node in self._live if node not in self.failures]
         sound = [node for node in present if node not in self._doubtful or node in self.durable]
         try:
@@ -83,6 +92,12 @@ class Tally:
                 raise
             return bool(self.durable)
         return len(self.durable & self._members) >= needed
+
+    def _needed_of(self, live: Collection[NodeId]) -> int | None:
+        try:
+            return self._needed(live, live)
+        except TooFewNodesError:
+            return None
 
     def _needed(self, sound: Collection[NodeId], present: Collection[NodeId]) -> int:
         try:

@@ -25,6 +25,9 @@ from meshhold.sealing.sealer import seal_chunk
 _PENDING: Final = Ref(0, ChunkId(b""), b"", 0)
 LONG_WRITE_S: Final = 6 * 3600.0
 """A quarter of the grace after which a chunk that nothing refers to is removed: three quarters are left to commit."""
+ON_LOOP_MAX: Final = 128 * 1024
+"""Bytes that are hashed and sealed on the event loop where the chunk then goes to others: 0.2 ms for 64 KiB. A thread
+takes as long, and beside a busy loop costs more than that again."""
 CHUNKS_IN_FLIGHT: Final = 3  # per request: one being hashed, one sealed and written, one arriving; 2 MiB each at most
 AHEAD_OF_LINKS: Final = 8
 """More of them for writes to other nodes, shared by all requests: at two fsyncs of 20 ms on the slowest of the nodes,
@@ -94,16 +97,19 @@ class ChunkWriter:
         """When (seconds since 1970) the oldest write in flight began; infinity if there is none."""
         return min((flight.began_s for flight in self._flights), default=float("inf"))
 
-    async def write(self, keys: VaultKeys, source: Source) -> Written:
+    async def write(
+        self, keys: VaultKeys, source: Source, *, before_waiting: Callable[[], None] | None = None
+    ) -> Written:
         """Read the source to its end and return its content, every chunk of it durable.
 
-        A body up to 16 KiB, or 4 KiB where the index is dear, stays inline: nothing is written then.
+        A body up to 16 KiB, or 4 KiB where the index is dear, stays inline: nothing is written then. For every other
+        one `before_waiting` is called once, before anything is waited for but the first chunk's bytes.
         Memory: a few chunks, whatever the body's size.
         Errors: what the source raises; `UnavailableError` of the chunk store and of the copies. Chunks written before
         an error stay until the collector finds that nothing refers to them.
         """
         with self.in_flight():
-            return await self._write(keys, source)
+            return await self._write(keys, source, before_waiting or _nothing)
 
     @contextmanager
     def in_flight(self) -> Iterator[Flight]:
@@ -120,27 +126,34 @@ class ChunkWriter:
         finally:
             self._flights.discard(flight)
 
-    async def _write(self, keys: VaultKeys, source: Source) -> Written:
+    async def _write(self, keys: VaultKeys, source: Source, before_waiting: Callable[[], None]) -> Written:
         chunker = Chunker()
         blocks: list[bytes] = []
         while not blocks:
             piece = await source.receive()
             if not piece:
-                return await self._write_short(keys, source, chunker.finish())
+                return await self._write_short(keys, source, chunker.finish(), before_waiting)
             blocks = chunker.feed(piece)
+        before_waiting()
         return await self._write_long(keys, source, chunker, blocks)
 
-    async def _write_short(self, keys: VaultKeys, source: Source, block: bytes) -> Written:
+    async def _write_short(
+        self, keys: VaultKeys, source: Source, block: bytes, before_waiting: Callable[[], None]
+    ) -> Written:
         """Write a body of less than one chunk: no pipeline, and one hop to a thread where this node keeps it alone."""
         if len(block) <= INLINE_SIZE_MAX and (
             len(block) <= INLINE_WHERE_DEAR_MAX or not self._is_index_dear(keys.vault_id)
         ):
             source.digest(block)
             return Written(Content(inline=block), len(block))
+        before_waiting()
         if self._copies is None or self._is_alone(keys):
             ref = await self._run_blocking(self._hash_and_store, keys, source, block)
         else:
-            ref, sealed = await self._run_blocking(_hash_and_seal, keys, source, block)
+            if len(block) <= ON_LOOP_MAX:
+                ref, sealed = _hash_and_seal(keys, source, block)
+            else:
+                ref, sealed = await self._run_blocking(_hash_and_seal, keys, source, block)
             await self._copies.keep(keys.vault_id, ref.chunk, sealed)
         return Written(Content(inline=None, refs=(ref,)), len(block))
 
@@ -224,6 +237,10 @@ class ChunkWriter:
         ref, sealed = seal_chunk(keys, plaintext, depth, span)
         self._chunks.put(keys.vault_id, ref.chunk, sealed)
         return ref
+
+
+def _nothing() -> None:
+    """Do nothing before waiting: nobody asked for it."""
 
 
 def _hash_and_seal(keys: VaultKeys, source: Source, block: bytes) -> tuple[Ref, bytes]:

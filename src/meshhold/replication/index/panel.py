@@ -109,6 +109,13 @@ class Panel:
         """Carry questions to others, until cancelled."""
         await self._background.run()
 
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> bool:
+        """Start a task beside the questions; tell whether it runs, which it does not while `run` does not."""
+        if not self._background.is_open or self._running >= RUNNING_MAX:
+            return False
+        self._background.start_soon(task)
+        return True
+
     def replica(self, node: NodeId) -> Replica:
         """Return the replica of a node."""
         return self.local if node == self.node else self.replicas(node)

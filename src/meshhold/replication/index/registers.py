@@ -10,9 +10,7 @@ A vault that lets each side go on alone is read and changed through one replica 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, NamedTuple, NoReturn
 
@@ -20,6 +18,8 @@ import trio
 
 from meshhold.errors import (
     ContentionError,
+    FatalError,
+    MeshHoldError,
     PeerError,
     RefusedError,
     StorageFailedError,
@@ -41,7 +41,6 @@ from meshhold.replication.index.replica import LocalReplica
 from meshhold.replication.index.rounds import Failed, Rounds, Sight
 from meshhold.replication.index.seats import Seats
 from meshhold.replication.index.turns import Turns
-from meshhold.replication.tasks import open_tasks
 
 DEADLINE_S: Final = 10.0
 """A client's own time-out is rarely below half a minute; ten seconds of lost races mean that waiting does not help."""
@@ -101,14 +100,53 @@ class _Sent(NamedTuple):
     entry: Entry
 
 
-@dataclass(slots=True)
 class Early:
-    """A promise that is asked for before the change is ready; `sight` stays None if it was not given."""
+    """A promise that may be asked for before the change is ready: `begin` asks, once there is something to wait for.
 
-    ballot: Stamp
-    sight: Sight | None = None
-    since_s: float = 0.0
-    done: trio.Event = field(default_factory=trio.Event)
+    `sight` stays None if it was not given. `start` lets a task run beside the request, or tells that it cannot.
+    """
+
+    __slots__ = ("_done", "_next_stamp", "_prepare", "_start", "ballot", "sight", "since_s")
+
+    def __init__(
+        self,
+        next_stamp: Callable[[], Stamp],
+        prepare: Callable[[Stamp], Awaitable[Sight | Failed]],
+        start: Callable[[Callable[[], Awaitable[None]]], bool],
+    ) -> None:
+        self.ballot = ZERO
+        self.sight: Sight | None = None
+        self.since_s = 0.0
+        self._next_stamp = next_stamp
+        self._prepare = prepare
+        self._start = start
+        self._done: trio.Event | None = None
+
+    def begin(self) -> None:
+        """Ask; the change goes on from the answer."""
+        if self._done is None:
+            self.ballot, self._done = self._next_stamp(), trio.Event()
+            if not self._start(self._ask):
+                self._done.set()
+
+    async def wait(self) -> None:
+        """Wait for the answer, if it was asked for."""
+        if self._done is not None:
+            await self._done.wait()
+
+    async def _ask(self) -> None:
+        done = self._done
+        try:
+            sight = await self._prepare(self.ballot)
+            if isinstance(sight, Sight):
+                self.sight, self.since_s = sight, trio.current_time()
+        except FatalError:
+            raise
+        except MeshHoldError:
+            pass  # the change itself will meet it
+        finally:
+            if done is not None:
+                done.set()
 
 
 class Registers:
@@ -193,7 +231,7 @@ class Registers:
 
         `decide` is pure and may run several times. If it raises a `RefusedError`, the value that it saw is settled
         first, so that later readers see no older one; then the error propagates. Deleting what is not there keeps it.
-        `early` comes from `prepare_early` for the same register. `conditional` says that the decision depends on the
+        `early` comes from `early` for the same register. `conditional` says that the decision depends on the
         value; where each side goes on alone there is none to depend on. A `fence` is for conditional changes.
         Errors: `UnavailableError` for a conditional change there; `ContentionError` and `NoMajorityError` (nothing was
         written), `UnknownOutcomeError` (read to know), `OverloadedError`, `StorageFullError`, `StorageFailedError`
@@ -221,32 +259,15 @@ class Registers:
         if self._available.is_in_force(vault, Space.OBJECTS):
             raise _unconditional(vault)
 
-    @asynccontextmanager
-    async def prepare_early(self, vault: VaultId, space: Space, key: bytes) -> AsyncIterator[Early | None]:
-        """Ask for the promise of a change while its content still arrives; yields what `change` takes.
+    def early(self, vault: VaultId, space: Space, key: bytes) -> Early | None:
+        """Return a promise to ask for while what is to be stored is on its way; `change` takes it.
 
         None where it would save nothing: one replica's word is enough, or somebody here changes the key already.
         """
         name = Register(vault, space, key)
         if self._is_alone(vault) or name in self._turns or self._available.is_in_force(vault, space):
-            yield None
-            return
-        early = Early(self._clock.tick(self._now_ms()))
-
-        async def prepare() -> None:
-            try:
-                sight = await self._rounds.prepare(name, early.ballot)
-                if isinstance(sight, Sight):
-                    early.sight, early.since_s = sight, trio.current_time()
-            except UnavailableError:
-                pass  # the change itself will meet it
-            finally:
-                early.done.set()
-
-        async with open_tasks() as nursery:
-            nursery.start_soon(prepare)
-            yield early
-            nursery.cancel_scope.cancel()
+            return None
+        return Early(self.next_stamp, partial(self._rounds.prepare, name), self._panel.start_soon)
 
     async def current(self, vault: VaultId, space: Space, key: bytes, early: Early | None) -> Entry | None:
         """Return the current entry as `read` does: what an early promise of this register showed, if that is known.
@@ -254,7 +275,7 @@ class Registers:
         It may then be `EARLY_S` old. Errors: as `read`.
         """
         if early is not None:
-            await early.done.wait()
+            await early.wait()
             sight = early.sight
             is_fresh = trio.current_time() - early.since_s < EARLY_S
             if sight is not None and is_fresh and (sight.chosen or sight.highest.accepted == ZERO):
@@ -276,7 +297,7 @@ class Registers:
         tries = _Tries(name)
         op: OpId | None = None if sent is None else sent.entry.op
         if early is not None:
-            await early.done.wait()
+            await early.wait()
         while True:
             if early is not None and early.sight is not None and trio.current_time() - early.since_s < EARLY_S:
                 ballot, seen = early.ballot, early.sight
