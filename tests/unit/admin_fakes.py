@@ -66,6 +66,7 @@ class FakeNode:
         self.rings, self.drains, self.repairs = FakeRings(), FakeDrains(), FakeRepairs()
         self.repaired = 0
         self.indexes: list[dict[str, Any]] = []
+        self.read_cache = {"bytes": 0, "bytes_max": 1 << 30, "chunks": 0, "hits": 0, "misses": 0}
         self.s3_addr = "127.0.0.1:3900"
         self.mesh = FakeMesh()
         self.members = FakeMembers(self.mesh)
@@ -179,7 +180,7 @@ class FakeNode:
             "node_id": "abcdefghijkl", "name": "attic", "version": "0.1.0", "uptime_s": 90.5, "data_dir": "/data",
             "s3_addr": self.s3_addr, "region": "meshhold", "disk_total": 2**40, "disk_free": 2**39,
             "vaults": len(self.vaults), "objects": 0, "mesh": "off (no swarm key)",
-            "indexes": self.indexes,
+            "indexes": self.indexes, "read_cache": self.read_cache,
         }  # fmt: skip
 
     def dispatch(self) -> Dispatch:

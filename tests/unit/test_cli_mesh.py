@@ -371,6 +371,16 @@ def test_status_shows_the_mesh(node: FakeNode, typed: Typed, asked: Callable[...
     assert "LAST SEEN" not in typed("status")[1]  # alone: nothing to compare
 
 
+def test_status_shows_how_full_the_read_cache_is(node: FakeNode, typed: Typed, asked: Callable[..., Any]) -> None:
+    node.read_cache |= {"bytes": 412 << 20, "chunks": 5000}
+    assert re.search(r"^read cache +412\.0 MiB of 1\.0 GiB$", typed("status")[1], re.MULTILINE)
+    assert asked("status")["read_cache"]["chunks"] == 5000
+    node.read_cache["bytes_max"] = 0
+    assert "read cache" not in typed("status")[1]
+    node.read_cache["bytes_max"], node.mesh.views = 1 << 30, node.mesh.views[:1]
+    assert "read cache" not in typed("status")[1], "alone there is nobody to fetch from"
+
+
 def watch(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], None]) -> list[float]:
     """Let each pause of `--watch` take one step, the last one Ctrl-C; return the pauses."""
     pauses: list[float] = []

@@ -37,6 +37,7 @@ node:
   data_dir: data
   listen_addr: "[::]:7777"
   capacity: 500GiB
+  cache_size: 2.5GiB
   zone: attic
   reliable: false
   name: Anna's laptop
@@ -78,6 +79,7 @@ def test_absent_and_empty_keys_take_their_defaults(tmp_path: Path, text: str) ->
     assert config.bootstrap_peers == ()
     assert config.node.data_dir == tmp_path
     assert (config.node.capacity, config.node.zone, config.node.reliable) == (None, "default", True)
+    assert config.node.cache_size == 1024**3
     assert config.node.name
     assert config.s3.enabled
     assert (config.s3.listen_addr, config.s3.region) == ("127.0.0.1:3900", "meshhold")
@@ -87,12 +89,18 @@ def test_absent_and_empty_keys_take_their_defaults(tmp_path: Path, text: str) ->
     assert config.repair == RepairConfig(500_000_000, 20 * 1024**2, 3600)
 
 
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("64MiB", 64 << 20), ("5000", 5000), ("", 1 << 30)])
+def test_a_cache_of_any_size_or_none(tmp_path: Path, text: str, size: int) -> None:
+    assert load_config(write(tmp_path, f"node: {{cache_size: {text}}}\n")).node.cache_size == size
+
+
 def test_every_key_is_read(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, FULL))
     assert config.bootstrap_peers == ("203.0.113.5:7777", "[2001:db8::1]:7777", "peer.example.org:7777")
     assert config.node.data_dir == tmp_path / "data"
     assert config.node.listen_addr == "[::]:7777"
     assert config.node.capacity == 500 * 1024**3
+    assert config.node.cache_size == 5 * 1024**3 // 2
     assert (config.node.zone, config.node.reliable, config.node.name) == ("attic", False, "Anna's laptop")
     assert not config.s3.enabled
     assert (config.s3.listen_addr, config.s3.region) == ("localhost:0", "eu-west-1")
@@ -155,6 +163,9 @@ BAD = [
     ("node: {capacity: 500 gigs}\n", "node.capacity is '500 gigs'; allowed: bytes, or a number with a unit", ""),
     ("node: {capacity: 5}\n", "node.capacity is 5 bytes; allowed: 1048576 to", ""),
     ("node: {capacity: 9999PiB}\n", "allowed: 1048576 to 1152921504606846976 bytes", ""),
+    ("node: {cache_size: some}\n", "node.cache_size is 'some'; allowed: bytes, or a number with a unit", ""),
+    ("node: {cache_size: -1}\n", "node.cache_size is -1 bytes; allowed: 0 to 1152921504606846976 bytes", ""),
+    ("cache_size: 1GiB\n", "cache_size is not a known key", "it belongs under node: as node.cache_size"),
     ("node: {s3: {max_put_bytes: -1}}\n", "node.s3.max_put_bytes is -1 bytes; allowed: 1 to 5497558138880", ""),
     ("node: {s3: {max_put_bytes: 0}}\n", "node.s3.max_put_bytes is 0 bytes", ""),
     ("node: {s3: {max_put_bytes: 010}}\n", "node.s3.max_put_bytes is '010'", ""),
