@@ -46,6 +46,8 @@ DAY_S: Final = 10  # how long a day of lifecycle rules lasts, as the tests expec
 WAITING: Final = "lifecycle"  # tests of this family wait for such days to pass: many of them at once
 WAITING_JOBS: Final = 12
 ALONE: Final = ("::test_list_buckets_paginated",)  # tests that expect a key without any bucket
+NOT_THROUGH_TLS: Final = ("::test_object_create_bad_contentlength_empty",)
+"""Over TLS botocore sends a chunked body and leaves out the empty Content-Length that is to be refused."""
 TEST_S: Final = 300
 RUN_S: Final = 3600.0
 MESSAGE_LENGTH: Final = 160  # of what a failed test said: the rest is for who runs it alone
@@ -265,7 +267,7 @@ def run(copy: Path, door: str, only: str, jobs: int) -> dict[str, Tally]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS")}
         environment |= {"S3TEST_CONF": str(folder / "s3tests.conf"), "PYTHONDONTWRITEBYTECODE": "1"}
         reports: list[Path] = []
-        others = list(chain(*families.values()))
+        others = [name for name in chain(*families.values()) if not (tls and name.endswith(NOT_THROUGH_TLS))]
         alone = [name for name in others if name.endswith(ALONE)]
         others = [name for name in others if name not in alone]
         for names, at_once in ((alone, 0), (others, jobs), (waiting, WAITING_JOBS)):
