@@ -159,8 +159,9 @@ class Stream:
             missing -= len(part)
         return b"".join(parts)
 
-    async def receive_all(self, size_max: int, patience: Patience | None = None) -> bytes:
+    async def receive_all(self, size_max: int, patience: Patience | None = None, *, size_hint: int = 0) -> bytes:
         """Return everything up to the end. Errors: `TooLargeError` beyond `size_max` bytes."""
+        del size_hint  # it saves messages only
         parts, size = [], 0
         while part := await self.receive_some(patience=patience):
             parts.append(part)

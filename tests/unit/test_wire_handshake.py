@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from nacl.exceptions import UnavailableError
 
+from meshhold.crypto import noise
 from meshhold.crypto.hashing import derive_key
 from meshhold.crypto.identity import Identity
-from meshhold.crypto.noise import public_of
+from meshhold.crypto.noise import AES_GCM, CHACHA_POLY, Suite, public_of
 from meshhold.errors import ChannelBrokenError, HandshakeRefusedError
 from meshhold.wire.channel import Channel
 from meshhold.wire.handshake import MESSAGE_SIZES, Handshake, swarm_id
@@ -91,6 +93,43 @@ def test_both_learn_the_version_and_each_others_nonce() -> None:
     assert (ann.version, ben.version) == (3, 3)
     assert ben.peer_nonce == b"n" * 16
     assert len(ann.peer_nonce) == 16
+
+
+@pytest.mark.parametrize("highest", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_frames_are_sealed_by_aes_where_both_sides_are_quick_at_it(highest: tuple[int, int]) -> None:
+    """Version 2 needs both; its keys are derived from Noise's, so that no key serves two ciphers."""
+    ann, ben = make("initiator", versions=(1, highest[0])), make("responder", versions=(1, highest[1]))
+    messages_between(ann, ben)
+    here, there = ann.channel(), ben.channel()
+    frame = here.seal(b"photo")
+    ours, _ = ann._noise.split()
+    has_aes = highest == (2, 2)
+    suite: Suite = AES_GCM if has_aes else CHACHA_POLY
+    key = derive_key(ours, "MeshHold wire 2 AES-256-GCM key") if has_aes else ours
+    assert frame == suite.new_cipher(key).encrypt(suite.pack_nonce(0), b"photo", b"")
+    assert there.open(frame) == b"photo"
+    assert here.open(there.seal_rekey(0.0)) == b""
+    assert here.open(there.seal(b"back")) == b"back"
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_nobody_on_the_way_talks_two_nodes_into_another_cipher(bit: int) -> None:
+    """The versions travel sealed: whoever alters them ends the handshake."""
+    ann, ben = make("initiator", versions=(1, 2)), make("responder", versions=(1, 2))
+    ben.receive(ann.next_message() or b"")
+    answer = bytearray(ben.next_message() or b"")
+    answer[32 + 32 + 16 + bit // 8] ^= 1 << bit % 8  # behind two keys, the second one sealed
+    check_refused(lambda: ann.receive(bytes(answer)), "does not open", "remote", ann)
+
+
+def test_processors_without_instructions_for_aes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> bytes:
+        raise UnavailableError
+
+    monkeypatch.setattr(noise, "crypto_aead_aes256gcm_encrypt", refuse)
+    assert not noise.has_aes_instructions()
+    monkeypatch.setattr(noise, "crypto_aead_aes256gcm_encrypt", lambda *_arguments: bytes(16))
+    assert noise.has_aes_instructions()
 
 
 def test_a_nonce_of_its_own_differs_with_each_handshake() -> None:

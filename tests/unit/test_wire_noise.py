@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noise.backends.default.ciphers import AESGCMCipher
 from noise.connection import Keypair, NoiseConnection
 
-from meshhold.crypto.noise import exchange, new_cipher, pack_nonce, public_of
+from meshhold.crypto.noise import AES_GCM, exchange, new_cipher, pack_nonce, public_of
 from meshhold.errors import InvalidError, SealBrokenError
 from meshhold.wire.noise import NoiseXX, rekeyed
 
@@ -228,3 +229,13 @@ def test_messages_over_the_bound_are_neither_written_nor_read() -> None:
         initiator.write(bytes(65_535))
     with pytest.raises(InvalidError, match="65535"):
         make("responder").read(bytes(65_536))
+
+
+@pytest.mark.parametrize("counter", [0, 1, 255, 2**16, 2**64 - 2])
+def test_aes_gcm_is_what_noise_calls_so(counter: int) -> None:
+    """The form of nonces and the next key, against an independent implementation."""
+    oracle, key = AESGCMCipher(), b"k" * 32
+    oracle.initialize(key)
+    sealed = AES_GCM.new_cipher(key).encrypt(AES_GCM.pack_nonce(counter), b"photo", b"")
+    assert sealed == oracle.encrypt(key, counter, b"", b"photo")
+    assert rekeyed(key, AES_GCM) == oracle.rekey(key)

@@ -34,6 +34,7 @@ def make_sample() -> str:
             static_secret=STATICS[number],
             ephemeral_secret=EPHEMERALS[number],
             nonce=NONCES[number],
+            versions=(1, 1),
         )
         for number, identity in enumerate((INITIATOR, RESPONDER))
     )

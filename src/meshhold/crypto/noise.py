@@ -1,6 +1,7 @@
 """Which primitives Noise runs on: X25519, ChaCha20-Poly1305 (IETF) and HKDF over BLAKE2b. Knows no handshake.
 
-X25519 is libsodium's (PyNaCl), the cipher OpenSSL's (`cryptography`): each is the faster one at its task.
+X25519 is libsodium's (PyNaCl), the ciphers are OpenSSL's (`cryptography`): each is the faster one at its task. Between
+processors with instructions for AES, frames are sealed by AES-256-GCM instead.
 Source: The Noise Protocol Framework, revision 34, sections 4 and 12.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
-from nacl.exceptions import CryptoError
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from nacl.bindings import crypto_aead_aes256gcm_encrypt, crypto_scalarmult, crypto_scalarmult_base
+from nacl.exceptions import CryptoError, UnavailableError
 
 from meshhold.errors import InvalidError
 
@@ -43,6 +45,31 @@ class Cipher(Protocol):
 def new_cipher(key: bytes) -> Cipher:
     """Return ChaCha20-Poly1305 (RFC 8439) under a 32-byte key."""
     return ChaCha20Poly1305(key)
+
+
+class Suite(NamedTuple):
+    """A cipher for frames and the form of its nonces: 12 bytes made of a 64-bit counter."""
+
+    new_cipher: Callable[[bytes], Cipher]
+    pack_nonce: Callable[[int], bytes]
+
+
+CHACHA_POLY: Final = Suite(new_cipher, pack_nonce)
+AES_GCM: Final = Suite(AESGCM, struct.Struct(">4xQ").pack)
+"""AES-256-GCM; its counter is big endian. Source: Noise section 12.4."""
+
+
+def has_aes_instructions() -> bool:
+    """Tell whether this processor multiplies and ciphers for AES-GCM by instructions of its own.
+
+    Without them the cipher is slower than ChaCha20-Poly1305, and its time may tell something of the key. libsodium
+    knows: it offers AES-256-GCM with such instructions only.
+    """
+    try:
+        crypto_aead_aes256gcm_encrypt(b"", None, bytes(12), bytes(KEY_SIZE))
+    except UnavailableError:
+        return False
+    return True
 
 
 def public_of(secret: bytes) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, Final, NamedTuple
 
 import outcome
@@ -106,6 +107,7 @@ class Link:
         self._turns = Turns(self._read, self._serving, self._start_turn)
         self._streams: dict[int, PeerStream] = {}
         self._deadlines = Deadlines(self._answers)
+        self._patience_s = inf  # when to look at those who wait at streams
         self._sleep = trio.CancelScope()  # of the task that keeps time: its deadline wakes it
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
@@ -192,7 +194,7 @@ class Link:
         self._check_usable()
         number = self.session.open_stream(name, body)
         stream = self._streams[number] = PeerStream(self, number)
-        self.flush()
+        self._outbox.wake_writer()  # not at once: what is sent on it, or its end, goes with it
         return stream
 
     async def ping(self, timeout_s: float) -> bool:
@@ -219,6 +221,12 @@ class Link:
             self.error = error
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    def look_by(self, due_s: float) -> None:
+        """Look at the streams' patience then at the latest."""
+        if due_s < self._patience_s:
+            self._patience_s = due_s
+            self._sleep.deadline = min(self._sleep.deadline, due_s)
 
     def forget_stream(self, number: int) -> None:
         """Pass nothing more on to this stream."""
@@ -372,7 +380,9 @@ class Link:
                 task, name = self._answers.pop(number)
                 self.session.cancel_call(number)
                 trio.lowlevel.reschedule(task, outcome.Error(self._too_late(name)))
-            due_s = min(self.session.tick(self._now_s), self._deadlines.next_s)
+            if self._patience_s <= self._now_s:
+                self._patience_s = min((stream.look() for stream in self._streams.values()), default=inf)
+            due_s = min(self.session.tick(self._now_s), self._deadlines.next_s, self._patience_s)
             self.flush()
             with trio.CancelScope(deadline=due_s) as self._sleep:
                 await trio.sleep_forever()

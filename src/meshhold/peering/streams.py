@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol
 
+import outcome
 import trio
 
 from meshhold.errors import CallTimeoutError, IncompleteBodyError, MeshHoldError, TooLargeError
@@ -21,7 +22,7 @@ _LEFT: Final = Failure("ClosedError", "the other side has closed the stream")
 class Patience:
     """How long one transfer may take, on Trio's clock: bytes may stand still for `still_s`, and all take `total_s`.
 
-    Nobody is woken for each byte that moves: who waits looks `_LOOKS` times in `still_s`, so a little more may pass.
+    Nobody is woken for each byte that moves: the link looks `_LOOKS` times in `still_s`, so a little more may pass.
     """
 
     def __init__(self, still_s: float, total_s: float) -> None:
@@ -61,6 +62,9 @@ class Carrier(Protocol):
     def flush(self) -> None:
         """Send what waits, as far as it goes without waiting."""
 
+    def look_by(self, due_s: float) -> None:
+        """Call the streams' `look` then at the latest."""
+
     def forget_stream(self, number: int) -> None:
         """Pass nothing more on to this stream."""
 
@@ -91,6 +95,8 @@ class PeerStream:
         self._receiver: trio.lowlevel.Task | None = None
         self._sender: trio.lowlevel.Task | None = None
         self._sending = False
+        self._receiver_patience: Patience | None = None  # of who waits
+        self._sender_patience: Patience | None = None
 
     # -- the link's side --------------------------------------------------------------------------------------------
 
@@ -119,6 +125,23 @@ class PeerStream:
         if self._sender is not None:
             task, self._sender = self._sender, None
             trio.lowlevel.reschedule(task)
+
+    def look(self) -> float:
+        """Let who waits without patience left wait no more; return when to look again."""
+        due_s = inf
+        if self._receiver is not None and self._receiver_patience is not None:
+            try:
+                due_s = self._receiver_patience.look(self._arrived, self.peer)
+            except CallTimeoutError as error:
+                task, self._receiver = self._receiver, None
+                trio.lowlevel.reschedule(task, outcome.Error(error))
+        if self._sender is not None and self._sender_patience is not None:
+            try:
+                due_s = min(due_s, self._sender_patience.look(self._link.session.unsent(self._number), self.peer))
+            except CallTimeoutError as error:
+                task, self._sender = self._sender, None
+                trio.lowlevel.reschedule(task, outcome.Error(error))
+        return due_s
 
     def break_off(self, error: MeshHoldError) -> None:
         """Learn that the stream is lost."""
@@ -157,7 +180,7 @@ class PeerStream:
             return
         await trio.lowlevel.checkpoint_if_cancelled()
         self._queue(data, is_last=is_last)
-        if not self._sending:
+        if not (self._sending or is_last):  # who sends the last bytes cannot go on sending for ever
             await trio.lowlevel.cancel_shielded_checkpoint()
         await self._wait_drained(patience)
         if self._error is not None:
@@ -173,19 +196,12 @@ class PeerStream:
 
     async def _wait_drained(self, patience: Patience | None = None) -> None:
         """Wait until nothing waits to be sent."""
-        if not self._sending:
-            return
-        session, number = self._link.session, self._number
-        due_s = inf if patience is None else patience.begin(session.unsent(number))
+        self._sender_patience = patience
         try:
             while self._sending:
-                if patience is None:
-                    await self._wait_drain()
-                    continue
-                with trio.CancelScope(deadline=due_s) as scope:
-                    await self._wait_drain()
-                if scope.cancelled_caught:
-                    due_s = patience.look(session.unsent(number), self.peer)
+                if patience is not None:
+                    self._link.look_by(patience.begin(self._link.session.unsent(self._number)))
+                await self._wait_drain()
         except (trio.Cancelled, CallTimeoutError):
             self._give_up(_LEFT)
             raise
@@ -216,7 +232,7 @@ class PeerStream:
             self._sent_eof = True
             self._link.session.end_stream(self._number)
             self._link.flush()
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -239,15 +255,19 @@ class PeerStream:
             missing -= len(part)
         return b"".join(parts)
 
-    async def receive_all(self, size_max: int, patience: Patience | None = None) -> bytes:
+    async def receive_all(self, size_max: int, patience: Patience | None = None, *, size_hint: int = 0) -> bytes:
         """Return everything up to the end; what comes meanwhile wakes no task.
 
+        `size_hint` is how much will probably come, 0 if nobody knows: then credit is not given back in vain.
         Errors: `TooLargeError` beyond `size_max` bytes.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_alone()
         parts = self._whole = self._take_waiting()
-        self._room = size_max - sum(map(len, parts))
+        taken = sum(map(len, parts))
+        self._room = size_max - taken
+        if size_hint >= taken:
+            self._link.session.expect(self._number, size_hint - taken)
         try:
             while not (self._ended or self._room < 0):
                 self._check_receiving()
@@ -298,16 +318,10 @@ class PeerStream:
     async def _wait_data(self, patience: Patience | None) -> None:
         """Wait until there is something to look at."""
         self._check_alone()
-        if patience is None:
-            await self._wait_news()
-            return
-        due_s = patience.begin(self._arrived)
-        while True:
-            with trio.CancelScope(deadline=due_s) as scope:
-                await self._wait_news()
-            if not scope.cancelled_caught:
-                return
-            due_s = patience.look(self._arrived, self.peer)
+        self._receiver_patience = patience
+        if patience is not None:
+            self._link.look_by(patience.begin(self._arrived))
+        await self._wait_news()
 
     async def _wait_news(self) -> None:
         def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
@@ -328,7 +342,7 @@ class PeerStream:
     async def aclose(self) -> None:
         """Break off what has not ended. Idempotent."""
         self.close_now(_LEFT)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def close_now(self, failure: Failure) -> None:
         """Close at once; the peer is told `failure` unless both directions have ended."""

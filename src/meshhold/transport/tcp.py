@@ -19,6 +19,7 @@ _KEEPALIVE_IDLE_S: Final = 30  # a dead peer that nobody pings is found after 60
 _KEEPALIVE_EVERY_S: Final = 10
 _KEEPALIVE_COUNT: Final = 3
 _SMALL: Final = 16 * 1024  # asked for while little comes: a large buffer for each small message would cost more
+_TURN_SIZE: Final = 512 * 1024  # received before other tasks come between: about half a millisecond
 _UNSENT_MAX: Final = 128 * 1024
 """Bytes that the kernel keeps unsent: a probe waits for no more than these (10 ms at 100 Mbit/s), and they cover what
 loopback takes before the sender runs again."""
@@ -36,6 +37,7 @@ class TcpStream:
         self._socket = connected
         self._ended = False
         self._sending = False
+        self._turn = 0  # bytes received since others had their turn
         self._received = 0  # by the last receive: what comes next is probably as large
         _tune(connected)
         try:
@@ -76,24 +78,37 @@ class TcpStream:
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes."""
-        size = max_bytes or (RECEIVE_SIZE if self._received >= _SMALL else _SMALL)
         is_bulk = self._received >= _SMALL
-        while True:
-            if is_bulk:  # more has probably come already: let others run, and look
+        size = max_bytes or (RECEIVE_SIZE if is_bulk else _SMALL)
+        if is_bulk:  # more has probably come already: let others run, now and then, and look
+            if self._turn >= _TURN_SIZE:
+                self._turn = 0
                 await trio.lowlevel.checkpoint()
+            data = self._receive(size)
+            if data is not None:
+                return data
+        self._turn = 0
+        while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError("this stream is closed")
-            if not is_bulk:
-                await trio.lowlevel.wait_readable(self._socket)
-            is_bulk = False
-            try:
-                data = self._socket.recv(size)
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as error:
-                raise _lost(error) from error
-            self._received = len(data)
-            return data
+            await trio.lowlevel.wait_readable(self._socket)
+            data = self._receive(size)
+            if data is not None:
+                return data
+
+    def _receive(self, size: int) -> bytes | None:
+        """Return what has come, None if nothing has."""
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError("this stream is closed")
+        try:
+            data = self._socket.recv(size)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise _lost(error) from error
+        self._received = len(data)
+        self._turn += len(data)
+        return data
 
     async def send_eof(self) -> None:
         """End this direction."""

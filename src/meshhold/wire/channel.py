@@ -1,8 +1,9 @@
 """Sealing frames between two nodes that have shaken hands. Knows no socket and no clock: callers pass `now_s`.
 
 Rules, the same for each direction:
-- A frame is ChaCha20-Poly1305 of 1 to 65,519 bytes under a counter that both sides keep and nobody sends, so a frame
-  that is altered, repeated, dropped or moved does not open; then the channel is broken for good.
+- A frame is 1 to 65,519 bytes sealed by ChaCha20-Poly1305, or by AES-256-GCM if the handshake settled on that, under a
+  counter that both sides keep and nobody sends, so a frame that is altered, repeated, dropped or moved does not open;
+  then the channel is broken for good.
 - A frame of nothing but its tag is a mark; its authenticated data tells which: `rekey` or `end`.
 - Both sides rekey before every frame that follows 65,536 under one key, and after each `rekey` mark. Whoever later
   takes a key from memory cannot open earlier frames. Counters run on.
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from meshhold.crypto.noise import TAG_SIZE, WrongTag, new_cipher, pack_nonce
+from meshhold.crypto.noise import CHACHA_POLY, TAG_SIZE, Suite, WrongTag
 from meshhold.errors import ChannelBrokenError, ProtocolError
 from meshhold.model.ids import NodeId
 from meshhold.wire.framing import FRAME_SIZE_MAX
 from meshhold.wire.noise import NONCE_MAX, rekeyed
 
 PLAINTEXT_SIZE_MAX: Final = FRAME_SIZE_MAX - TAG_SIZE
-REKEY_FRAMES: Final = 2**16  # 4 GiB of full frames: a new key costs 5 us, so once in 1.5 s at full speed
+REKEY_FRAMES: Final = 2**16
+"""4 GiB of full frames: a new key costs 5 us, so once in 1.5 s at full speed. They are 2^28 blocks of AES, so AES-GCM
+falls short of an ideal cipher by a chance of 2^-73 (Bellare and Tackmann's bound for one key: blocks^2 / 2^129)."""
 REKEY_AFTER_S: Final = 3600.0  # RFC 4253 section 9 gives the same hour; shorter only moves what a stolen key opens
 
 _REKEY: Final = b"rekey"
@@ -31,25 +34,27 @@ _END: Final = b"end"
 class _Direction:
     """The key and the counter of one direction."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, suite: Suite) -> None:
         self._key = key
+        self._suite = suite
+        self._pack_nonce = suite.pack_nonce
         self._next = 0
         self._rekey_at = REKEY_FRAMES
-        self.cipher = new_cipher(key)
+        self.cipher = suite.new_cipher(key)
 
     def take_nonce(self) -> bytes:
         """Return the next frame's nonce; `cipher` is the one for it only after this call."""
         if self._next == self._rekey_at:
             self.rekey()
-        nonce = pack_nonce(self._next)
+        nonce = self._pack_nonce(self._next)
         self._next += 1
         return nonce
 
     def rekey(self) -> None:
         if self._next >= NONCE_MAX:
             raise ChannelBrokenError("every counter of this channel is used up", "connect anew", culprit="local")
-        self._key = rekeyed(self._key)
-        self.cipher = new_cipher(self._key)
+        self._key = rekeyed(self._key, self._suite)
+        self.cipher = self._suite.new_cipher(self._key)
         self._rekey_at = min(self._next + REKEY_FRAMES, NONCE_MAX)
 
 
@@ -59,13 +64,15 @@ class Channel:
     `handshake_hash` names the connection: 64 bytes, equal on both sides, never the same twice.
     """
 
-    def __init__(self, peer: NodeId, handshake_hash: bytes, send_key: bytes, receive_key: bytes) -> None:
+    def __init__(
+        self, peer: NodeId, handshake_hash: bytes, send_key: bytes, receive_key: bytes, suite: Suite = CHACHA_POLY
+    ) -> None:
         self.peer = peer
         self.handshake_hash = handshake_hash
         self.ended = False
         """The peer's authenticated end has come: nothing was cut off."""
-        self._out = _Direction(send_key)
-        self._in = _Direction(receive_key)
+        self._out = _Direction(send_key, suite)
+        self._in = _Direction(receive_key, suite)
         self._out_ended = False
         self._in_broken = False
         self._rekeyed_s: float | None = None

@@ -17,15 +17,18 @@ from typing import Final, Literal
 
 from meshhold.crypto.hashing import derive_key
 from meshhold.crypto.identity import Identity, verify_signature
-from meshhold.crypto.noise import DH_SIZE, KEY_SIZE, TAG_SIZE
+from meshhold.crypto.noise import AES_GCM, DH_SIZE, KEY_SIZE, TAG_SIZE, has_aes_instructions
 from meshhold.errors import HandshakeRefusedError, InvalidError, SealBrokenError
 from meshhold.model.ids import NodeId, decode_id, encode_id
 from meshhold.wire.channel import Channel
 from meshhold.wire.noise import NoiseXX
 
 PROTOCOL: Final = "Noise_XXpsk0+psk3_25519_ChaChaPoly_BLAKE2b"
-VERSIONS: Final = (1, 1)
-"""The lowest and the highest version of the session that this program speaks."""
+VERSIONS: Final = (1, 2 if has_aes_instructions() else 1)
+"""The lowest and the highest version of the session that this program speaks on this machine.
+
+Version 2 is version 1 with frames sealed by AES-256-GCM: for two machines whose processors have instructions for it.
+"""
 
 NONCE_SIZE: Final = 16
 SWARM_ID_SIZE: Final = 16
@@ -33,6 +36,8 @@ ACCEPT_KEYS_MAX: Final = 4  # each costs a stranger's first message about 0.1 ms
 
 _PROLOGUE: Final = b"meshhold/1"
 _SWARM_ID: Final = "MeshHold swarm 2025-01 id"
+_AES_GCM_SINCE: Final = 2
+_AES_GCM_KEY: Final = "MeshHold wire 2 AES-256-GCM key"
 _SIGNED: Final = b"MeshHold wire 1 identity of the "
 _PROOF: Final = struct.Struct(">HH16s32s64s")  # versions from, to; nonce; node's public key; signature
 MESSAGE_SIZES: Final = (
@@ -160,8 +165,15 @@ class Handshake:
         if not self.done:
             raise HandshakeRefusedError("local", "the handshake is not finished")
         if self._channel is None:
-            self._channel = Channel(self.peer, self._noise.hash, *self._noise.split())
+            self._channel = self._make_channel()
         return self._channel
+
+    def _make_channel(self) -> Channel:
+        keys = self._noise.split()
+        if self._version < _AES_GCM_SINCE:
+            return Channel(self.peer, self._noise.hash, *keys)
+        ours, theirs = (derive_key(key, _AES_GCM_KEY) for key in keys)  # no key ever serves two ciphers
+        return Channel(self.peer, self._noise.hash, ours, theirs, AES_GCM)
 
     def _find_swarm(self, message: bytes) -> None:
         for key in (None, *self._older_keys):

@@ -50,7 +50,8 @@ class Limits:
     calls_size: int = 8 * 1024 * 1024
     """Bodies of calls in progress and of answers not yet sent; beyond it calls are refused as overloaded."""
 
-    stream_window: int = 1024 * 1024
+    stream_window: int = 1088 * 1024
+    """A sealed chunk of 1 MiB and a slice: it waits for no credit on its way."""
     connection_window: int = 8 * 1024 * 1024
 
     ping_idle_s: float = 10.0

@@ -12,11 +12,13 @@ import re
 from typing import Final
 
 from meshhold.crypto.noise import (
+    CHACHA_POLY,
     DH_SIZE,
     HASH_SIZE,
     KEY_SIZE,
     TAG_SIZE,
     Cipher,
+    Suite,
     WrongTag,
     exchange,
     hash_of,
@@ -34,9 +36,9 @@ _XX: Final = (("e",), ("e", "ee", "s", "es"), ("s", "se"))
 _NAME: Final = re.compile(r"Noise_XX((?:psk[0-3](?:\+psk[0-3])*)?)_25519_ChaChaPoly_BLAKE2b\Z")
 
 
-def rekeyed(key: bytes) -> bytes:
+def rekeyed(key: bytes, suite: Suite = CHACHA_POLY) -> bytes:
     """Return the key that follows `key`; from it `key` cannot be found. Source: Noise section 4.2, `REKEY`."""
-    return new_cipher(key).encrypt(pack_nonce(NONCE_MAX), bytes(KEY_SIZE), b"")[:KEY_SIZE]
+    return suite.new_cipher(key).encrypt(suite.pack_nonce(NONCE_MAX), bytes(KEY_SIZE), b"")[:KEY_SIZE]
 
 
 class _Transcript:

@@ -185,6 +185,10 @@ class Session:
         """Give back the credit of a received piece of `size` bytes, once for each `DataReceived`."""
         self._streams.consume(stream, size)
 
+    def expect(self, stream: int, size: int) -> None:
+        """Learn how many bytes will probably still be received on a stream: it saves credit that nobody needs."""
+        self._streams.expect(stream, size)
+
     @property
     def owes_credit(self) -> bool:
         """Credit waits to be given back: worth a send by itself."""

@@ -8,7 +8,8 @@ Rules:
   cannot open another one in it, and a peer that reads nothing would leave a RESET behind in each.
 - A stream that is over is forgotten everywhere: nothing of it waits to be sent any more.
 - Credit: a sender starts with the receiver's windows, one per stream and one for the connection. A DATA of n bytes
-  takes max(n, 256) of both; CREDIT gives back what the receiver has used, in steps of half a window at least.
+  takes max(n, 256) of both; CREDIT gives back what the receiver has used, in steps of half a window at least. Where
+  it knows how much is still to come, and the window has room for that, it gives back nothing.
 - Streams that have something to send and the credit for it take turns, a slice each.
 It ignores DATA, END, RESET and CREDIT of streams that are over, but gives the connection its credit back.
 """
@@ -51,6 +52,7 @@ class _Stream:
         "out_done",
         "owed",
         "reset_frame",
+        "rest",
         "was_reset",
         "window",
     )
@@ -61,6 +63,7 @@ class _Stream:
         self.credit = credit
         self.window = window
         self.owed = 0  # used by this side, not given back yet
+        self.rest = -1  # bytes that are still expected to come in; less than 0: nobody knows
         self.data: memoryview | None = None
         self.at = 0
         self.in_turn = False
@@ -195,10 +198,17 @@ class Streams:
         stream = self._open.get(number)
         if stream is not None and not stream.in_done:
             stream.owed += cost
-            if stream.owed * 2 >= self._limits.stream_window:
+            is_enough = 0 <= stream.rest <= stream.window - DATA_COST_MIN  # also for a first byte too many
+            if stream.owed * 2 >= self._limits.stream_window and not is_enough:
                 self._grants[number] = self._grants.get(number, 0) + stream.owed
                 stream.window += stream.owed
                 stream.owed = 0
+
+    def expect(self, number: int, size: int) -> None:
+        """Learn that so many bytes are still to come on a stream: credit that they do not need is not given back."""
+        stream = self._open.get(number)
+        if stream is not None:
+            stream.rest = size
 
     def next_slice(self) -> bytes | None:
         """Return the next frame of the stream whose turn it is, None when none may send."""
@@ -321,6 +331,7 @@ class Streams:
         if stream.in_done:
             raise ProtocolError(f"data of stream {number} comes after its end")
         stream.window -= cost
+        stream.rest -= len(data)
         if stream.window < 0 or not data:
             raise ProtocolError(f"the peer sends more data on stream {number} than its window, or none")
         return DataReceived(number, data)

@@ -28,20 +28,20 @@ async def send_bytes(stream: PeerStream, data: bytes, total_s: float = TRANSFER_
     await stream.send_all(data, _patience(total_s), is_last=True)
 
 
-async def receive_bytes(stream: PeerStream, size_max: int, total_s: float = TRANSFER_S) -> bytes:
-    """Return all that comes, once it has ended.
+async def receive_bytes(stream: PeerStream, size_max: int, total_s: float = TRANSFER_S, *, size_hint: int = 0) -> bytes:
+    """Return all that comes, once it has ended; `size_hint` is how much that probably is.
 
     Errors: `ProtocolError` for more than `size_max` bytes; `CallTimeoutError`; those of the stream.
     """
     try:
-        return await stream.receive_all(size_max, _patience(total_s))
+        return await stream.receive_all(size_max, _patience(total_s), size_hint=size_hint)
     except TooLargeError as error:
         raise ProtocolError(f"a stream of node {short_id(stream.peer)} brings over {size_max} bytes") from error
 
 
 async def receive_announced(stream: PeerStream, size: int, total_s: float = TRANSFER_S) -> bytes:
     """Return the `size` bytes that were announced. Errors: as `receive_bytes`, and `ProtocolError` if they differ."""
-    data = await receive_bytes(stream, size, total_s)
+    data = await receive_bytes(stream, size, total_s, size_hint=size)
     if len(data) != size:
         raise ProtocolError(f"a stream of node {short_id(stream.peer)} brings {len(data)} bytes, not {size}")
     return data
