@@ -108,6 +108,38 @@ def test_what_was_put_is_read_and_counted(tmp_path: Path) -> None:
     assert file_of(cache, CHUNK).read_bytes() == RAW
 
 
+@pytest.mark.parametrize("size", [256 << 10, (256 << 10) + 4, (1 << 20) + 20, 3 * BLOCK])
+@pytest.mark.parametrize("refused", ["", "open", "write"])
+def test_large_and_small_ones_are_files_of_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, refused: str
+) -> None:
+    """Also where the file system does not take writes past its memory."""
+
+    class Disk(FakeDisk):
+        def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+            self.is_direct = bool(flags & os.O_DIRECT)
+            fd = os.open(path, flags, mode)
+            if refused == "open" and self.is_direct:  # some make the file first
+                os.close(fd)
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return fd
+
+        def write(self, fd: int, raw: memoryview) -> int:
+            if refused == "write" and self.is_direct:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return os.write(fd, raw[: 64 << 10])
+
+    monkeypatch.setattr(cache_module, "os", Disk(1 << 40))
+    cache = open_cache(tmp_path, 2000)
+    chunks = [sealed(seed, size) for seed in (5, 6)]
+    for chunk, raw in chunks:
+        assert cache.put(VAULT, chunk, raw)
+    for chunk, raw in chunks:
+        assert file_of(cache, chunk).read_bytes() == raw
+        assert cache.get(chunk) == raw
+    assert used_on_disk(cache) == cache.used
+
+
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, 3)
     fill(cache, 3)
@@ -313,16 +345,17 @@ def test_a_capacity_counts_chunks_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
-@pytest.mark.parametrize("call", ["open", "write", "close", "statvfs", "mkdir"])
+@pytest.mark.parametrize("call", ["open", "write", "close", "statvfs", "mkdir", "ftruncate"])
 def test_a_disk_that_refuses_writes_is_no_error(tmp_path: Path, disk: FakeDisk, call: str, code: int) -> None:
-    cache = open_cache(tmp_path, 10, disk)
+    cache = open_cache(tmp_path, 100, disk)
+    chunk, raw = sealed(1, 70 * BLOCK if call == "ftruncate" else BLOCK)
     disk.broken, disk.code = {call}, code
-    assert not cache.put(VAULT, CHUNK, RAW)
-    assert cache.get(CHUNK) is None
+    assert not cache.put(VAULT, chunk, raw)
+    assert cache.get(chunk) is None
     disk.broken = set()
     assert used_on_disk(cache) == 0, "nothing half-written stays"
-    assert cache.put(VAULT, CHUNK, RAW)
-    assert cache.get(CHUNK) == RAW
+    assert cache.put(VAULT, chunk, raw)
+    assert cache.get(chunk) == raw
 
 
 def test_a_disk_that_refuses_reads_is_a_miss(tmp_path: Path, disk: FakeDisk) -> None:

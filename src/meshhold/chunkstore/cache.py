@@ -16,8 +16,10 @@ Rules:
 # ruff: noqa: PTH102, PTH108, PTH208 - strings and `os` calls one by one, as in the store beside it
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import mmap
 import os
 import shutil
 import threading
@@ -36,6 +38,10 @@ ENTRIES_MAX: Final = 65_536
 """Chunks: what is known of each takes some 300 bytes of memory, so 20 MiB in all, and 64 GiB of large objects."""
 _BLOCK: Final = 4096
 """A file takes whole blocks of the disk, so it is counted in them."""
+_DIRECT_MIN: Final = 256 << 10
+"""From so many bytes on a chunk is a piece of something large: it goes past the system's memory, from where it would
+displace what is used more often. Measured for 1 MiB: 0.3 ms of processor time instead of 0.4 to 1.2."""
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _COMPLAINT_EVERY_S: Final = 60.0
 _LOG: Final = logging.getLogger("meshhold.chunks")
 
@@ -87,6 +93,7 @@ class ChunkCache:
         self._hits = 0
         self._misses = 0
         self._quiet_until_s = -float("inf")
+        self._aligned: mmap.mmap | None = None
         self._lock = threading.Lock()
         """Held for the index, never for a system call: the event loop takes it too."""
         self._changing = threading.Lock()
@@ -209,13 +216,32 @@ class ChunkCache:
         found = os.statvfs(self._folder)
         return min(self._size_max, self._used + found.f_bavail * found.f_frsize - self._reserve - self._size_max)
 
-    @staticmethod
-    def _write(path: str, sealed: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def _write(self, path: str, sealed: bytes) -> None:
+        if len(sealed) >= _DIRECT_MIN:
+            try:
+                self._write_direct(path, sealed)
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # the file system knows no such writes
+                    raise
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        fd = os.open(path, _NEW_FILE, 0o600)
         try:
-            rest = memoryview(sealed)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            _write_whole(fd, memoryview(sealed))
+        finally:
+            os.close(fd)
+
+    def _write_direct(self, path: str, sealed: bytes) -> None:
+        """Write whole blocks from aligned memory, as open(2) asks of O_DIRECT, then cut the file to its length."""
+        size = _on_disk(len(sealed))
+        if self._aligned is None or len(self._aligned) < size:
+            self._aligned = mmap.mmap(-1, size)
+        self._aligned[: len(sealed)] = sealed
+        fd = os.open(path, _NEW_FILE | os.O_DIRECT, 0o600)
+        try:
+            _write_whole(fd, memoryview(self._aligned)[:size])
+            os.ftruncate(fd, len(sealed))
         finally:
             os.close(fd)
 
@@ -329,6 +355,12 @@ class ChunkCache:
 def _next_number(names: Iterable[str]) -> int:
     """Return a number that is no folder's name yet."""
     return max((int(name) for name in names if name.isascii() and name.isdigit()), default=-1) + 1
+
+
+def _write_whole(fd: int, rest: memoryview) -> None:
+    """Write all of it, however much the system takes at a time."""
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def _on_disk(size: int) -> int:
