@@ -249,15 +249,20 @@ class ChunkCache:
 
     def sweep(self) -> None:
         """Remove what earlier processes left."""
+        with self._changing:
+            self._sweep()
+
+    def _sweep(self) -> bool:
+        """As `sweep`, in the lock; tell whether there was anything."""
+        had_any = bool(self._leftovers)
         while self._leftovers:
-            with suppress(IndexError):  # another thread took the last one
-                shutil.rmtree(f"{self._root}/{self._leftovers.pop()}", ignore_errors=True)
+            shutil.rmtree(f"{self._root}/{self._leftovers.pop()}", ignore_errors=True)
+        return had_any
 
     def clear(self) -> bool:
         """Remove everything, because chunks need the room; tell whether there was anything."""
         with self._changing:
-            had_any = bool(self._leftovers)
-            self.sweep()
+            had_any = self._sweep()
             return self._trim(0, 0) or had_any
 
     def drop_vault(self, vault: VaultId) -> None:
