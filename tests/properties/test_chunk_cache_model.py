@@ -132,11 +132,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.tend(vaults)
         self.settle()
 
-    @rule()
-    def clear(self) -> None:
-        had_any = bool(self.model or self.cache._leftovers)
-        assert self.cache.clear() == had_any
-        self.model = []
+    @rule(blocks=st.integers(1, 4))
+    def give_back(self, blocks: int) -> None:
+        self.patch.setattr(cache_module, "GIVEN_BACK_AT_ONCE", blocks * BLOCK)
+        had_leftovers = bool(self.cache._leftovers)
+        assert self.cache.give_back() == bool(self.model or had_leftovers)
+        if not had_leftovers:
+            self.trim(self.used - blocks, ENTRIES_MAX)
         self.settle()
 
     @rule()

@@ -213,9 +213,9 @@ def test_nothing_outlives_the_process(tmp_path: Path) -> None:
 def test_what_was_left_goes_first_when_room_is_needed(tmp_path: Path) -> None:
     fill(open_cache(tmp_path, 10), 3)
     cache = open_cache(tmp_path, 10)
-    assert cache.clear()
+    assert cache.give_back()
     assert list((tmp_path / "cache").iterdir()) == []
-    assert not cache.clear()
+    assert not cache.give_back()
 
 
 def test_files_and_folders_are_private(tmp_path: Path) -> None:
@@ -304,6 +304,16 @@ def test_a_put_that_finds_no_room_takes_the_caches(
     store.drop_vault(VAULT)
 
 
+def test_no_more_is_taken_than_it_takes(tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To remove a large cache of small files takes seconds, and a client waits."""
+    store, cache = open_both(tmp_path, disk, monkeypatch)
+    monkeypatch.setattr(cache_module, "GIVEN_BACK_AT_ONCE", BLOCK)
+    fill(cache, 5)
+    disk.others = disk.size - RESERVE - 5 * BLOCK
+    assert store.put(VAULT, *sealed(50, 2 * BLOCK))
+    assert kept(cache) == [2, 3, 4]
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_quota_that_is_full_takes_the_caches_room_too(
     tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch, code: int
@@ -375,7 +385,7 @@ def test_a_disk_that_refuses_to_remove_or_to_tell_is_no_error(tmp_path: Path, di
     cache.tend({VAULT})
     assert kept(cache) == [0, 1, 2]
     disk.broken = {"unlink"}
-    assert cache.clear()
+    assert cache.give_back()
     assert kept(cache) == []
     disk.broken = {"listdir"}
     assert ChunkCache(tmp_path / "cache", BLOCK, reserve_bytes=0).get(CHUNK) is None
@@ -450,12 +460,12 @@ def test_threads_that_put_read_and_clear_leave_a_sound_cache(tmp_path: Path) -> 
 
     def clear() -> None:
         for turn in range(20):
-            (cache.clear, lambda: cache.drop_vault(VAULT), lambda: cache.tend(()))[turn % 3]()
+            (cache.give_back, lambda: cache.drop_vault(VAULT), lambda: cache.tend(()))[turn % 3]()
 
     run_side_by_side(put, put, read, clear)
     assert used_on_disk(cache) == cache.used
     assert cache.use().chunks == len(kept(cache))
-    cache.clear()
+    cache.give_back()
     assert cache.use()[:3] == (0, 4 * BLOCK, 0)
     assert not cache._of_vault
 
@@ -483,7 +493,7 @@ def test_room_is_given_back_only_after_a_write_under_way(tmp_path: Path, monkeyp
     writer = threading.Thread(target=cache.put, args=(VAULT, *CHUNKS[1]))
     writer.start()
     is_writing.wait()
-    clearer = threading.Thread(target=cache.clear)
+    clearer = threading.Thread(target=cache.give_back)
     clearer.start()
     clearer.join(0.02)  # a cache that did not wait would be done by then; one that does is never
     assert clearer.is_alive()

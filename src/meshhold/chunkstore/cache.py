@@ -36,6 +36,9 @@ from meshhold.model.ids import ChunkId, VaultId
 
 ENTRIES_MAX: Final = 65_536
 """Chunks: what is known of each takes some 300 bytes of memory, so 20 MiB in all, and 64 GiB of large objects."""
+GIVEN_BACK_AT_ONCE: Final = 32 << 20
+"""Bytes that a chunk without room gets: twice what the store writes before it asks again how much is free. Not all at
+once, since to remove 65,536 small files takes seconds."""
 _BLOCK: Final = 4096
 """A file takes whole blocks of the disk, so it is counted in them."""
 _DIRECT_MIN: Final = 256 << 10
@@ -259,11 +262,10 @@ class ChunkCache:
             shutil.rmtree(f"{self._root}/{self._leftovers.pop()}", ignore_errors=True)
         return had_any
 
-    def clear(self) -> bool:
-        """Remove everything, because chunks need the room; tell whether there was anything."""
+    def give_back(self) -> bool:
+        """Remove what earlier processes left, or some of the oldest chunks; tell whether there was anything."""
         with self._changing:
-            had_any = self._sweep()
-            return self._trim(0, 0) or had_any
+            return self._sweep() or self._trim(max(self._used - GIVEN_BACK_AT_ONCE, 0), self._entries_max)
 
     def drop_vault(self, vault: VaultId) -> None:
         """Remove the chunks of a vault."""

@@ -65,7 +65,7 @@ class DiskChunkStore:
 
     `reserve_bytes` stay free for the index; `capacity_bytes` bounds the chunks (quarantine apart; None: the disk
     decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970. The `lodger` uses
-    the same disk until a put finds no room: then it is cleared, and the put tried again.
+    the same disk until a put finds no room: then it gives some back, until there is enough or it has nothing left.
     Errors of the constructor: `StorageFailedError` if the root cannot be used.
     """
 
@@ -294,13 +294,19 @@ class DiskChunkStore:
             os.close(fd)
 
     def _write(self, path: str, sealed: bytes, replaced: int, stamp_ns: int) -> None:
+        while not self._try_to_write(path, sealed, stamp_ns):
+            pass
+        self._room.give_back(replaced)
+
+    def _try_to_write(self, path: str, sealed: bytes, stamp_ns: int) -> bool:
+        """Write it and return True; False if there was no room, and may be some now."""
         try:
             self._write_once(path, sealed, stamp_ns)
         except OSError as error:  # a quota, or others who were quicker: what is free does not tell of them
             if not is_no_room(error) or not self._room.reclaim():
                 raise
-            self._write_once(path, sealed, stamp_ns)
-        self._room.give_back(replaced)
+            return False
+        return True
 
     def _write_once(self, path: str, sealed: bytes, stamp_ns: int) -> None:
         self._room.take(len(sealed))

@@ -25,8 +25,8 @@ class Lodger(Protocol):
     def used(self) -> int:
         """The bytes that it uses."""
 
-    def clear(self) -> bool:
-        """Give everything back, now; tell whether there was anything."""
+    def give_back(self) -> bool:
+        """Remove something, now; tell whether there was anything. Called until it suffices."""
 
     def drop_vault(self, vault: VaultId) -> None:
         """Remove what it has of a vault."""
@@ -37,7 +37,7 @@ class Room:
 
     `free_bytes` asks the file system for (all, free to this process); `count_bytes` counts what the store holds: it is
     called once, and only if there is a capacity, while the store keeps others from writing. What the `lodger` uses
-    counts as free, and is taken back before anybody hears that the disk is full.
+    counts as free, and is taken back, as much as it takes, before anybody hears that the disk is full.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Room:
                 self._used = max(self._used - size, 0)
 
     def reclaim(self) -> bool:
-        """Take back what the lodger uses; tell whether that was anything."""
-        return self._lodger is not None and self._lodger.clear()
+        """Take back some of what the lodger uses; tell whether that was anything."""
+        return self._lodger is not None and self._lodger.give_back()
 
     def usage(self) -> Usage:
         """Return the room that is left, by both bounds."""
@@ -102,7 +102,7 @@ class Room:
 
     def _ask(self, size: int) -> int:
         _, free = self._free_bytes()
-        if free - self._reserve < size and self.reclaim():
+        while free - self._reserve < size and self.reclaim():
             _, free = self._free_bytes()
         if free - self._reserve < size:
             raise StorageFullError(
