@@ -333,6 +333,21 @@ def test_a_quota_that_is_full_takes_the_caches_room_too(
     assert store.get(VAULT, CHUNK) == RAW
 
 
+def test_a_new_vaults_folders_find_room_too(tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, cache = open_both(tmp_path, disk, monkeypatch)
+    fill(cache, 2)
+
+    class Quota(FakeDisk):
+        def mkdir(self, path: str, mode: int) -> None:
+            if cache.used:
+                raise OSError(errno.EDQUOT, "Disk quota exceeded")
+            Path(path).mkdir(mode)
+
+    monkeypatch.setattr("meshhold.chunkstore.disk.os", Quota(disk.size))
+    assert store.put(VAULT, CHUNK, RAW)
+    assert cache.used == 0
+
+
 def test_a_capacity_counts_chunks_only(tmp_path: Path) -> None:
     root = tmp_path / "chunks"
     cache = ChunkCache(Path(cache_folder(str(root))), 5 * BLOCK, reserve_bytes=0)

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -105,7 +106,7 @@ class DiskChunkStore:
             self._room.ensure_counted()
             with self._stripes[chunk[0]]:
                 try:
-                    self._make_folders(vault)
+                    self._in_room(partial(self._make_folders, vault))
                     stamp, is_aged = _to_ns(self._now() if touched_s is None else touched_s), touched_s is not None
                     damaged = self._renew(path, chunk, len(sealed), stamp, is_aged=is_aged)
                     if damaged is not None:
@@ -294,19 +295,17 @@ class DiskChunkStore:
             os.close(fd)
 
     def _write(self, path: str, sealed: bytes, replaced: int, stamp_ns: int) -> None:
-        while not self._try_to_write(path, sealed, stamp_ns):
-            pass
+        self._in_room(partial(self._write_once, path, sealed, stamp_ns))
         self._room.give_back(replaced)
 
-    def _try_to_write(self, path: str, sealed: bytes, stamp_ns: int) -> bool:
-        """Write it and return True; False if there was no room, and may be some now."""
-        try:
-            self._write_once(path, sealed, stamp_ns)
-        except OSError as error:  # a quota, or others who were quicker: what is free does not tell of them
-            if not is_no_room(error) or not self._room.reclaim():
-                raise
-            return False
-        return True
+    def _in_room(self, work: Callable[[], None]) -> None:
+        """Do what may find no room, again as long as some is taken back: a quota is not seen in what is free."""
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if not is_no_room(error) or not self._room.reclaim():
+                    raise
 
     def _write_once(self, path: str, sealed: bytes, stamp_ns: int) -> None:
         self._room.take(len(sealed))
