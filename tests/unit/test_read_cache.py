@@ -149,9 +149,13 @@ async def test_only_clients_see_it(autojump_clock: MockClock, open_scene: OpenSc
             scene.lab.chunks.get(KEYS.vault_id, content.refs[0].chunk)
 
 
+@pytest.mark.parametrize("is_put_back", [True, False])
 async def test_a_chunk_that_belongs_here_is_put_back_and_not_cached(
-    autojump_clock: MockClock, open_scene: OpenScene
+    autojump_clock: MockClock, open_scene: OpenScene, monkeypatch: pytest.MonkeyPatch, *, is_put_back: bool
 ) -> None:
+    """Also where too many are to be put back at once: repair does it then."""
+    if not is_put_back:
+        monkeypatch.setattr(copies_module, "BACK_MAX", 0)
     async with open_scene(me_reliable=True) as scene:
         size = 8 * MIB
         content = await scene.write(noise(size))
@@ -159,7 +163,7 @@ async def test_a_chunk_that_belongs_here_is_put_back_and_not_cached(
         assert 0 < len(mine) < len(content.refs)
         scene.lab.chunks.drop_vault(KEYS.vault_id)
         assert await scene.read(content, size) == noise(size)
-        assert {stat.chunk for stat in scene.lab.chunks.scan(KEYS.vault_id)} == mine
+        assert {stat.chunk for stat in scene.lab.chunks.scan(KEYS.vault_id)} == (mine if is_put_back else set())
         assert set(scene.cache._kept) == {ref.chunk for ref in content.refs} - mine
 
 
