@@ -7,12 +7,15 @@ loop that is always busy a thread can wait for seconds. The cure is to let go on
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
-import outcome
 import trio
 
 PATIENCE_S: Final = 0.001
@@ -21,6 +24,8 @@ PAUSE_S: Final = 0.00005
 """A thread on a virtual machine wakes up in about this time; with the timer's slack, a tenth of `PATIENCE_S`."""
 REST_S: Final = 2 * PAUSE_S
 """A wait of the loop in which a thread surely woke up: as long as a pause takes, with the timer's slack."""
+IDLE_S: Final = 10.0
+"""A thread that waits costs next to nothing; one that is started anew 0.1 ms."""
 
 _T = TypeVar("_T")
 
@@ -35,58 +40,129 @@ class RunBlocking(Protocol):
         """Return what `function` returns; its errors propagate."""
 
 
+class _Job:
+    """One call. A thread takes it out of `call` to make it, or the cancellation of its task does, whoever is first."""
+
+    __slots__ = ("call", "error", "result", "task")
+
+    def __init__(self, call: Callable[[], object], task: trio.lowlevel.Task) -> None:
+        self.call = [call]
+        self.task = task
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def do(self) -> bool:
+        """Make the call, in a thread; tell whether it was still wanted."""
+        try:
+            call = self.call.pop()
+        except IndexError:
+            return False
+        try:
+            self.result = call()
+        except BaseException as error:  # noqa: BLE001 - raised again where it was called
+            self.error = error
+        return True
+
+    def abort(self, _raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+        """Give the call up if no thread has begun it."""
+        try:
+            self.call.pop()
+        except IndexError:
+            return trio.lowlevel.Abort.FAILED
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class _Threads:
+    """At most `most` threads that take jobs in turn. A thread that finds nothing to do for `IDLE_S` ends.
+
+    `trio.to_thread` does the same and more, which nothing here asks for. Beside Trio's cache of threads, of which each
+    waits for a job of its own, one that has ended a job goes on to the next without falling asleep, and a loop that was
+    told of one end learns of others by the same word. Measured in three processes with five calls at once beside a
+    loop with work of its own: 76 us of processor time for a call that does nothing instead of 105, and four switches
+    instead of six.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._ended: deque[_Job] = deque()
+        self._threads = 0
+        self._wanted = 0
+        self._lock = threading.Lock()  # of a thread's last look for jobs, and of starting another
+        self._is_told = False
+
+    async def run(self, call: Callable[[], object]) -> Any:
+        """Return what `call` returns in a thread. Cancelled, it is waited for, unless its turn has not come."""
+        job = _Job(call, trio.lowlevel.current_task())
+        self._wanted += 1
+        try:
+            self._jobs.put(job)
+            self._start_if_wanted(job)
+            await trio.lowlevel.wait_task_rescheduled(job.abort)
+        finally:
+            self._wanted -= 1
+        # The error leaves the job: its traceback leads to the thread's frames, and those to the job. If that still led
+        # to the error, all would stay until cycles are looked for, with what the callers' frames hold: whole chunks.
+        error, job.error = job.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return job.result
+
+    def _start_if_wanted(self, job: _Job) -> None:
+        """Start a thread if there are fewer than jobs. Errors: `RuntimeError` if the job would find none at all."""
+        with self._lock:
+            if self._threads >= min(self._wanted, self._most):
+                return
+            token = trio.lowlevel.current_trio_token()
+            try:
+                threading.Thread(target=self._work, args=(token,), name="blocking", daemon=True).start()
+                self._threads += 1
+            except RuntimeError:  # the system gives no more: those that there are take turns
+                if not self._threads:
+                    job.call.clear()
+                    raise
+
+    def _work(self, token: trio.lowlevel.TrioToken) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_S)
+            except Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._threads -= 1
+                        return
+                continue
+            if job.do():
+                self._ended.append(job)
+                self._tell(token)
+            del job  # nothing is kept while there is nothing to do
+
+    def _tell(self, token: trio.lowlevel.TrioToken) -> None:
+        if self._is_told:  # it has not looked yet
+            return
+        self._is_told = True
+        with suppress(trio.RunFinishedError):  # nobody waits any more
+            token.run_sync_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_told = False
+        while self._ended:
+            trio.lowlevel.reschedule(self._ended.popleft().task)
+
+
 def in_threads(threads: int) -> RunBlocking:
-    """Return a runner with at most `threads` calls at once; the others wait their turn."""
-    limiter = trio.CapacityLimiter(threads)
+    """Return a runner with at most `threads` calls at once; the others wait their turn. It serves one run of Trio."""
+    pool = _Threads(threads)
 
     async def run(function: Callable[..., _T], /, *arguments: Any) -> _T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        place = object()
-        try:
-            limiter.acquire_on_behalf_of_nowait(place)
-        except trio.WouldBlock:
-            await limiter.acquire_on_behalf_of(place)
-        try:
-            return await _in_a_thread(lambda: function(*arguments))
-        finally:
-            limiter.release_on_behalf_of(place)
+        result: _T = await pool.run(partial(function, *arguments))
+        return result
 
     return run
-
-
-async def _in_a_thread(call: Callable[[], _T]) -> _T:
-    """Return what `call` returns in a thread of Trio's, once it ends.
-
-    `trio.to_thread` does the same and more, which nothing here asks for: a way back from the thread, context variables,
-    a name for the thread. Measured with a call that does nothing: 24 us of processor time instead of 37 (eight at
-    once), 48 instead of 69 (alone).
-
-    What the call raises is taken out of the thread's hands. Its traceback leads to the thread's frame; if that still
-    led to the error, both would stay until cycles are looked for, with all that the callers' frames hold: a MiB for
-    each chunk that is not here.
-    """
-    token, task = trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
-    answers: list[_T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answers.append(call())
-        except BaseException as error:  # noqa: BLE001 - raised again where it was called
-            errors.append(error)
-
-    def deliver(_: outcome.Outcome[None]) -> None:
-        with suppress(trio.RunFinishedError):  # nobody waits any more
-            token.run_sync_soon(trio.lowlevel.reschedule, task)
-
-    def abort(_raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
-        return trio.lowlevel.Abort.FAILED
-
-    trio.lowlevel.start_thread_soon(work, deliver)
-    await trio.lowlevel.wait_task_rescheduled(abort)
-    if errors:
-        raise errors.pop()
-    return answers.pop()
 
 
 class GiveWay(trio.abc.Instrument):
@@ -122,7 +198,8 @@ class GiveWay(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """Note when the loop begins to wait."""
         del timeout
-        self._wait_began_s = self._now_s()
+        if self._calls:
+            self._wait_began_s = self._now_s()
 
     def after_io_wait(self, timeout: float) -> None:
         """Pause, if calls are under way and the loop has not rested for as long as they are to be patient."""

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from meshhold import blocking
 from meshhold.blocking import PATIENCE_S, PAUSE_S, REST_S, GiveWay, RunBlocking, in_threads, open_threads
 
 
@@ -176,3 +177,54 @@ async def test_a_call_that_is_cancelled_is_waited_for_and_one_that_waits_never_b
         scope.cancel()
         await run_blocking(done.append, "never")
     assert done == ["ran"]
+
+
+async def test_no_more_calls_run_at_once_than_there_are_threads() -> None:
+    run_blocking = in_threads(2)
+    go_on, at_once, most, lock = threading.Event(), 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        go_on.wait(5)
+        with lock:
+            at_once -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(run_blocking, work)
+        while most < 2:
+            await trio.lowlevel.checkpoint()
+        go_on.set()
+    assert most == 2
+
+
+async def test_a_thread_without_work_ends_and_another_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "IDLE_S", 0.001)
+    run_blocking = in_threads(1)
+    first = await run_blocking(threading.current_thread)
+    while first.is_alive():
+        await trio.lowlevel.checkpoint()
+    assert await run_blocking(threading.current_thread) is not first
+
+
+async def test_a_call_that_finds_no_thread_fails_and_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_blocking = in_threads(2)
+    made: list[str] = []
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await run_blocking(made.append, "never")
+    await run_blocking(made.append, "once there is one")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_blocking, made.append, "by the one thread")
+            nursery.start_soon(run_blocking, made.append, "by the one thread")
+    assert made == ["once there is one", "by the one thread", "by the one thread"]
