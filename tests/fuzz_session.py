@@ -179,7 +179,7 @@ class Conversation:
 
     def send(self, size_max: int = 1 << 20) -> list[bytes]:
         """Return what the session sends now."""
-        sent = self.session.next_frames(size_max, 0.0)[1::2]
+        sent = [bytes(each) for each in self.session.next_frames(size_max, 0.0)[1::2]]
         self.program.learn_sent()
         return sent
 

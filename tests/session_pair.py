@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from meshhold.errors import ChannelBrokenError
+from meshhold.wire.batches import Batch
 from meshhold.wire.events import Event, Ready
 from meshhold.wire.framing import FrameReader
 from meshhold.wire.limits import Limits
@@ -23,6 +24,10 @@ class PlainChannel:
 
     def seal(self, plaintext: bytes | memoryview, /) -> bytes:
         return MARK + plaintext
+
+    def seal_into(self, plaintext: bytes | memoryview, room: memoryview, /) -> int:
+        room[: len(MARK) + len(plaintext)] = self.seal(plaintext)
+        return len(MARK) + len(plaintext)
 
     def open(self, ciphertext: bytes | memoryview, /) -> bytes:
         if self.ended:
@@ -57,10 +62,14 @@ class Side:
         self.events: list[Event] = []
         self.on_its_way: deque[bytes] = deque()
         self._reader = FrameReader()
+        self._batch = Batch()
 
     def send(self, size_max: int = 1 << 30, now_s: float = 0.0) -> int:
         """Put what waits on its way; return how many frames."""
-        contents = [bytes(each) for each in self._reader.feed(b"".join(self.session.next_frames(size_max, now_s)))]
+        raw = b""
+        while len(raw) < size_max and (frames := self.session.next_frames(size_max - len(raw), now_s, self._batch)):
+            raw += b"".join(frames)
+        contents = [bytes(each) for each in self._reader.feed(raw)]
         self.on_its_way.extend(contents)
         return len(contents)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import pytest
 import trio
@@ -14,6 +15,8 @@ from meshhold.errors import ConflictError, InvalidError, PeerUnreachableError
 from meshhold.transport.contract import ByteStream, HostPort, Transport, parse_address
 from meshhold.transport.memory import MemoryNetwork
 from meshhold.transport.tcp import TcpTransport
+
+MIB: Final = 1 << 20
 
 
 @dataclass
@@ -106,6 +109,30 @@ async def test_send_soon_takes_what_goes_and_no_more(place: Place) -> None:
         while received < sent:
             received += len(await far.receive_some())
         assert received == sent
+
+
+async def test_who_receives_much_lets_others_run(place: Place) -> None:
+    """Bytes that are there already are taken at once, and yet no stream keeps the loop to itself."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with connected(place) as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(near.send_all, bytes(16 * MIB))
+        nursery.start_soon(count)
+        received = 0
+        while received < 16 * MIB:
+            before = turns
+            for _ in range(64):  # of 16 KiB at the least, if not the last ones
+                received += len(await far.receive_some())
+                if received == 16 * MIB or turns > before:
+                    break
+            assert turns > before or received == 16 * MIB
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_was_sent_before_the_close_arrives(place: Place) -> None:

@@ -35,7 +35,7 @@ from meshhold.peering.streams import PeerStream
 from meshhold.replication.chunks import bulk, remote_chunks
 from meshhold.replication.chunks import chunk_wire as wire
 from meshhold.replication.chunks.bulk import BATCH_MAX, BATCH_SIZE, PARTITIONS_MAX
-from meshhold.replication.chunks.chunk_service import READING_MAX, ROOM_PER_PEER_MAX, ChunkService
+from meshhold.replication.chunks.chunk_service import READING_MAX, ROOM_PER_PEER_MAX, UNSIZED_MAX, ChunkService
 from meshhold.replication.chunks.holder_contract import Digests, Held, Holder
 from meshhold.replication.chunks.remote_chunks import STREAMS_SIZE_MAX, RemoteChunks
 from meshhold.transport.memory import MemoryNetwork
@@ -571,6 +571,43 @@ class TestHostilePeers:
             with pytest.raises(CallRefusedError):
                 await stream.receive_all(wire.SEALED_MAX)
         assert await a.remote(b).get(VAULT, chunk, len(sealed)) == sealed
+
+    async def test_few_chunks_are_read_before_it_is_known_whether_there_is_room(
+        self, sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever asks for many at once makes this node hold no more than its room and a few of the largest."""
+        a, b = sides
+        chunk, sealed = make_chunk(wire.SEALED_MAX)
+        b.store.put(VAULT, chunk, sealed)
+        get, at_once, most = b.service.local.get, 0, 0
+
+        async def read(vault: VaultId, chunk: ChunkId, size_hint: int) -> bytes:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await trio.sleep(0.1)
+            found = await get(vault, chunk, size_hint)
+            at_once -= 1
+            return found
+
+        monkeypatch.setattr(b.service.local, "get", read)
+        outcomes: list[str] = []
+
+        async def ask() -> None:
+            body = {"v": VAULT, "c": chunk}
+            async with a.node.peering.open_stream(b.node.node_id, wire.GET_STREAM, body, timeout_s=5) as stream:
+                try:
+                    outcomes.append("" if await stream.receive_all(len(sealed)) == sealed else "other bytes")
+                except CallRefusedError as error:
+                    outcomes.append(error.kind)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask)
+        assert most == UNSIZED_MAX // wire.SEALED_MAX
+        assert set(outcomes) <= {"", "OverloadedError"}
+        assert outcomes.count("") >= most
+        assert not b.service._rooms
 
 
 class Liar:

@@ -390,6 +390,66 @@ class TestStreams:
             with pytest.raises(CallTimeoutError, match=why):
                 await stream.receive_all(10, Patience(4, total_s))
 
+    async def test_a_stream_is_opened_by_the_message_that_brings_its_first_bytes(
+        self, pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = pair
+        sizes: list[int] = []
+
+        async def count(_peer: NodeId, _body: Any, stream: PeerStream) -> None:
+            await stream.send_all(str(len(await stream.receive_all(100))).encode(), is_last=True)
+
+        b.dispatch.on_stream("count/1", count)
+        await a.echo(b)
+        link = a.peering._table.best(b.node_id)
+        assert link is not None
+        send_soon = link._stream.send_soon
+
+        def send(data: bytes | bytearray | memoryview) -> int:
+            sizes.append(len(data))
+            return send_soon(data)
+
+        monkeypatch.setattr(link._stream, "send_soon", send)
+        async with a.peering.open_stream(b.node_id, "count/1", None, timeout_s=1) as stream:
+            await stream.send_all(b"x" * 50, is_last=True)
+            assert await stream.receive_all(2) == b"50"
+        assert len(sizes) == 1
+
+    async def test_a_stream_of_which_nothing_is_used_is_opened_all_the_same(self, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        opened = trio.Event()
+
+        async def note(_peer: NodeId, _body: Any, _stream: PeerStream) -> None:
+            opened.set()
+
+        b.dispatch.on_stream("note/1", note)
+        async with a.peering.open_stream(b.node_id, "note/1", None, timeout_s=1):
+            with trio.fail_after(1):
+                await opened.wait()
+
+    async def test_patience_of_many_ends_each_in_its_time(self, pair: tuple[Node, Node]) -> None:
+        """One clock looks after all who wait on a link, also those that began later and wait shorter."""
+        a, b = pair
+        ends: dict[float, float] = {}
+
+        async def silence(_peer: NodeId, _body: Any, _stream: PeerStream) -> None:
+            await trio.sleep_forever()
+
+        async def wait(still_s: float) -> None:
+            async with a.peering.open_stream(b.node_id, "silence/1", None, timeout_s=1) as stream:
+                begun_s = trio.current_time()
+                with pytest.raises(CallTimeoutError, match="stood still"):
+                    await stream.receive_all(10, Patience(still_s, 1000))
+                ends[still_s] = trio.current_time() - begun_s
+
+        b.dispatch.on_stream("silence/1", silence)
+        async with trio.open_nursery() as nursery:
+            for still_s in (40.0, 8.0, 1.0, 20.0):
+                nursery.start_soon(wait, still_s)
+                await trio.sleep(0.5)
+        assert all(still_s <= took_s <= still_s * 1.26 for still_s, took_s in ends.items())
+        assert len(ends) == 4
+
     @pytest.mark.parametrize(("pause_s", "why"), [(2, None), (9, "stood still")])
     async def test_patience_ends_for_who_waits_for_room(
         self, pair: tuple[Node, Node], pause_s: float, why: str | None

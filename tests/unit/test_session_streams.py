@@ -95,6 +95,31 @@ class TestCredit:
                 break
         assert len(pair.far.pop()) == WINDOW // DATA_COST_MIN
 
+    @pytest.mark.parametrize("size", [1, SLICE_SIZE, WINDOW - DATA_COST_MIN])
+    def test_what_is_expected_and_fits_the_window_needs_none(self, size: int) -> None:
+        pair = Pair(far=Limits(stream_window=WINDOW))
+        stream = opened(pair)
+        pair.far.session.expect(stream, size)
+        pair.near.session.send_data(stream, bytes(size))
+        pair.run()
+        consume(pair.far, pair.far.pop())
+        assert not pair.far.session.owes_credit
+
+    @pytest.mark.parametrize("expected", [0, SLICE_SIZE, WINDOW - DATA_COST_MIN, WINDOW, 3 * WINDOW])
+    def test_a_sender_of_more_than_was_expected_is_not_held_up(self, expected: int) -> None:
+        pair = Pair(far=Limits(stream_window=WINDOW))
+        stream = opened(pair)
+        pair.far.session.expect(stream, expected)
+        pair.near.session.send_data(stream, bytes(5 * WINDOW))
+        received = 0
+        while pair.near.session.unsent(stream):
+            pair.run()
+            events = pair.far.pop()
+            assert events, "the sender has credit for some byte more"
+            received += size_of(events)
+            consume(pair.far, events)
+        assert received == 5 * WINDOW
+
     def test_data_that_is_dropped_gives_the_connection_its_credit_back(self) -> None:
         pair = Pair(far=SMALL)
         for _ in range(20):

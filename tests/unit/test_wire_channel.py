@@ -56,12 +56,32 @@ def test_the_largest_plaintext_fits_one_frame_and_views_are_taken(make_pair: Mak
     assert there.open(memoryview(sealed)) == plaintext
 
 
+@pytest.mark.parametrize("size", [1, 64, PLAINTEXT_SIZE_MAX])
+def test_a_frame_sealed_into_a_buffer_is_the_same(make_pair: MakePair, size: int) -> None:
+    here, there = make_pair()
+    again, _ = make_pair()
+    buffer = bytearray(b"." * (size + 20))
+    assert here.seal_into(bytes(size), memoryview(buffer)) == size + 16
+    assert buffer == again.seal(bytes(size)) + b"...."
+    assert there.open(memoryview(buffer)[:-4]) == bytes(size)
+
+
+def test_a_buffer_that_is_too_small_is_refused_and_breaks_nothing(make_pair: MakePair) -> None:
+    here, there = make_pair()
+    with pytest.raises(ProtocolError, match="not sealed into 20") as caught:
+        here.seal_into(b"photo", memoryview(bytearray(20)))
+    assert caught.value.culprit == "local"
+    assert there.open(here.seal(b"still fine")) == b"still fine"
+
+
 @pytest.mark.parametrize("size", [0, PLAINTEXT_SIZE_MAX + 1])
 def test_sizes_that_fit_no_frame_are_refused_and_break_nothing(make_pair: MakePair, size: int) -> None:
     here, there = make_pair()
     with pytest.raises(ProtocolError, match=f"not {size}") as caught:
         here.seal(bytes(size))
     assert caught.value.culprit == "local"
+    with pytest.raises(ProtocolError, match=f"not {size}"):
+        here.seal_into(bytes(size), memoryview(bytearray(70_000)))
     assert there.open(here.seal(b"still fine")) == b"still fine"
 
 
@@ -116,7 +136,13 @@ def test_the_end_is_authenticated_and_last(make_pair: MakePair) -> None:
     assert there.open(here.seal_end()) == b""
     assert there.ended
     assert not here.ended
-    for call in (lambda: here.seal(b"more"), here.seal_end, lambda: here.seal_rekey(0.0)):
+    room = memoryview(bytearray(20))
+    for call in (
+        lambda: here.seal(b"more"),
+        lambda: here.seal_into(b"more", room),
+        here.seal_end,
+        lambda: here.seal_rekey(0.0),
+    ):
         with pytest.raises(ChannelBrokenError, match="after the end") as caught:
             call()
         assert caught.value.culprit == "local"

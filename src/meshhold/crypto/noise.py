@@ -38,6 +38,11 @@ class Cipher(Protocol):
     def encrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
         """Return the ciphertext and its 16-byte tag."""
 
+    def encrypt_into(
+        self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None, buf: memoryview
+    ) -> int:
+        """Write what `encrypt` returns to `buf`, which has its size and is no part of `data`; return the size."""
+
     def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
         """Undo `encrypt`. Errors: `WrongTag`."""
 

@@ -33,6 +33,7 @@ from meshhold.peering.streams import PeerStream
 from meshhold.peering.turns import Turns
 from meshhold.transport.contract import ByteStream
 from meshhold.wire import events
+from meshhold.wire.batches import Batch
 from meshhold.wire.framing import Frame, FrameReader
 from meshhold.wire.session import Session
 
@@ -100,6 +101,7 @@ class Link:
         self._now_s = self.since_s  # of the last frames or tick: recent enough to tell the age of a key
         self._nursery: trio.Nursery | None = None
         self._answers: dict[int, tuple[trio.lowlevel.Task, str]] = {}
+        self._batch = Batch()
         self._outbox = Outbox(stream, self._next_frames, self._end_in_order, self.break_off)
         self.flush = self._outbox.flush
         """Send what waits, as far as it goes without waiting."""
@@ -347,9 +349,9 @@ class Link:
     def _start_turn(self) -> None:
         self._nursery_of_run().start_soon(self._guard, self._turns.run)
 
-    def _next_frames(self, size: int) -> list[bytes]:
+    def _next_frames(self, size: int) -> list[bytes | memoryview]:
         session = self.session
-        frames = session.next_frames(size, self._now_s)
+        frames = session.next_frames(size, self._now_s, self._batch)
         if session.drained:
             for number in session.drained:
                 stream = self._streams.get(number)

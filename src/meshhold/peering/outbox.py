@@ -17,7 +17,7 @@ from meshhold.transport.contract import ByteStream
 BATCH_SIZE: Final = 128 * 1024
 """Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
 
-TURN_SIZE: Final = 4 * BATCH_SIZE
+TURN_SIZE: Final = 8 * BATCH_SIZE
 """Bytes sent before other tasks come between, where the kernel takes them at once: about half a millisecond."""
 
 STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
@@ -26,13 +26,15 @@ STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is go
 class Outbox:
     """The sending side of one link. `next_frames` gives what to send, about so many bytes at the most, or nothing.
 
+    What it gives is sent before it is asked again: it may be a view of what is written anew then.
+
     `sent_all` hears that nothing waits any more, `broken` of a stream that takes nothing more. Resources: borrows it.
     """
 
     def __init__(
         self,
         stream: ByteStream,
-        next_frames: Callable[[int], list[bytes]],
+        next_frames: Callable[[int], list[bytes | memoryview]],
         sent_all: Callable[[], None],
         broken: Callable[[Exception], None],
     ) -> None:
@@ -54,7 +56,7 @@ class Outbox:
                 await self._send_rest()
             frames = self._next_frames(BATCH_SIZE)
             if frames:
-                self._rest = b"".join(frames)
+                self._rest = _joined(frames)
                 continue
             self.is_writing = False
             self._sent_all()
@@ -85,7 +87,7 @@ class Outbox:
         frames = self._next_frames(BATCH_SIZE)
         if not frames:
             return
-        data = b"".join(frames)
+        data = _joined(frames)
         try:
             sent = self._stream.send_soon(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -113,3 +115,8 @@ class Outbox:
             self.is_writing = True
             task, self._writer = self._writer, None
             trio.lowlevel.reschedule(task)
+
+
+def _joined(frames: list[bytes | memoryview]) -> bytes | memoryview:
+    """Return frames in one piece; large ones come so."""
+    return frames[0] if len(frames) == 1 else b"".join(frames)

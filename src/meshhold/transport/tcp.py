@@ -19,7 +19,7 @@ _KEEPALIVE_IDLE_S: Final = 30  # a dead peer that nobody pings is found after 60
 _KEEPALIVE_EVERY_S: Final = 10
 _KEEPALIVE_COUNT: Final = 3
 _SMALL: Final = 16 * 1024  # asked for while little comes: a large buffer for each small message would cost more
-_TURN_SIZE: Final = 512 * 1024  # received before other tasks come between: about half a millisecond
+_TURN_SIZE: Final = 1024 * 1024  # received before other tasks come between: about half a millisecond
 _UNSENT_MAX: Final = 128 * 1024
 """Bytes that the kernel keeps unsent: a probe waits for no more than these (10 ms at 100 Mbit/s), and they cover what
 loopback takes before the sender runs again."""

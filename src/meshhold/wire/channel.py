@@ -83,12 +83,21 @@ class Channel:
         Errors: `ProtocolError` (local) unless `plaintext` has 1 to 65,519 bytes; `ChannelBrokenError` (local) after
         `seal_end`, or when every counter is used up.
         """
-        if not 0 < len(plaintext) <= PLAINTEXT_SIZE_MAX:
-            raise ProtocolError(f"a frame seals 1 to {PLAINTEXT_SIZE_MAX} bytes, not {len(plaintext)}", culprit="local")
-        if self._out_ended:
-            raise _after_end("local")
+        self._check_seal(len(plaintext))
         nonce = self._out.take_nonce()
         return self._out.cipher.encrypt(nonce, plaintext, None)
+
+    def seal_into(self, plaintext: bytes | memoryview, room: memoryview) -> int:
+        """Write the next frame's content to the front of `room`; return its size, 16 more than `plaintext` has.
+
+        `room` is no part of `plaintext`. Errors: as `seal`; `ProtocolError` (local) if `room` is too small.
+        """
+        size = len(plaintext) + TAG_SIZE
+        self._check_seal(len(plaintext))
+        if len(room) < size:
+            raise ProtocolError(f"{size} bytes are not sealed into {len(room)}", culprit="local")
+        nonce = self._out.take_nonce()
+        return self._out.cipher.encrypt_into(nonce, plaintext, None, room[:size])
 
     def open(self, ciphertext: bytes | memoryview) -> bytes:
         """Return the content of the peer's next frame; `b""` for a mark, which needs no answer (look at `ended`).
@@ -127,6 +136,12 @@ class Channel:
         self._out.rekey()
         self._rekeyed_s = now_s
         return sealed
+
+    def _check_seal(self, size: int) -> None:
+        if not 0 < size <= PLAINTEXT_SIZE_MAX:
+            raise ProtocolError(f"a frame seals 1 to {PLAINTEXT_SIZE_MAX} bytes, not {size}", culprit="local")
+        if self._out_ended:
+            raise _after_end("local")
 
     def _seal_mark(self, mark: bytes) -> bytes:
         if self._out_ended:

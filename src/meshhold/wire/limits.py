@@ -9,6 +9,9 @@ SLICE_SIZE: Final = 64 * 1024 - 128
 """Payload bytes of one frame at most: what a control message may have to wait for. With the longest head of a call it
 is what one sealed frame holds: each frame costs both sides some 30 us, whatever is in it."""
 
+BULK_MIN: Final = 16 * 1024
+"""Bytes in one frame from which on a buffer for whole batches of them is worth its making."""
+
 NAME_LENGTH_MAX: Final = 64
 FAILURE_SIZE_MAX: Final = 2_048
 """Bytes of a failure's kind, message and fix: a sentence for a person, not a document."""

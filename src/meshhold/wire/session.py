@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from meshhold.errors import PeerUnreachableError, ProtocolError, TooLargeError
+from meshhold.wire.batches import Batch
 from meshhold.wire.calls import Calls
 from meshhold.wire.events import Event, Failure, NoteReceived, PeerEnded, Pong, Ready
 from meshhold.wire.frames import (
@@ -46,7 +47,7 @@ from meshhold.wire.frames import (
     parse_sized,
 )
 from meshhold.wire.framing import FRAME_HEAD_SIZE
-from meshhold.wire.limits import CONTROL_QUEUED_MAX, NOTE_SIZE_MAX, PONGS_QUEUED_MAX, SLICE_SIZE, Limits
+from meshhold.wire.limits import BULK_MIN, CONTROL_QUEUED_MAX, NOTE_SIZE_MAX, PONGS_QUEUED_MAX, SLICE_SIZE, Limits
 from meshhold.wire.streams import Streams
 
 _RTT_GAIN: Final = 0.125  # RFC 6298, section 2
@@ -67,6 +68,9 @@ class Sealing(Protocol):
 
     def open(self, ciphertext: bytes | memoryview, /) -> bytes:
         """Return what the peer sealed; empty for a mark."""
+
+    def seal_into(self, plaintext: bytes | memoryview, room: memoryview, /) -> int:
+        """Write the next frame's content to the front of `room`; return its size."""
 
     def seal_end(self) -> bytes:
         """Return the last frame's content."""
@@ -234,26 +238,48 @@ class Session:
 
     # -- frames out -------------------------------------------------------------------------------------------------
 
-    def next_frames(self, size_max: int, now_s: float) -> list[bytes]:
-        """Return framed bytes to send in order, a little over `size_max` of them at most; empty when nothing waits."""
-        frames: list[bytes] = []
+    def next_frames(self, size_max: int, now_s: float, batch: Batch | None = None) -> list[bytes | memoryview]:
+        """Return framed bytes to send in order, a little over `size_max` of them at most; empty when nothing waits.
+
+        Given a `batch`, what is large comes as a view of it, which is good until the next call.
+        """
+        frames: list[bytes | memoryview] = []
         size = 0
         seal = self._channel.seal
+        if not self._has_bulk:
+            batch = None
         while size < size_max and (self._control or self._messages or self._turns or self._grants):
             is_only_calls = self._messages and not (self._control or self._turns or self._grants)
             plain = self._calls.next_part() if is_only_calls else self._next()
             if plain is None or self.sent_end:
                 break
+            if batch is not None:
+                size += batch.seal(self._channel, plain)
+                if batch.is_full:
+                    break
+                continue
             sealed = seal(plain)
             frames.append(len(sealed).to_bytes(FRAME_HEAD_SIZE, "big"))
             frames.append(sealed)
             size += len(sealed)
+        if batch is not None:
+            if size:
+                frames.append(batch.take())
+            if not (self._turns or self._messages):
+                batch.drop()
         if (self.is_ending or self.peer_ended) and size < size_max and self._may_end():
             self.sent_end = True
             frames += _framed(self._channel.seal_end())
         if frames and not self.sent_end and self._channel.rekey_due(now_s):
             frames += _framed(self._channel.seal_rekey(now_s))
         return frames
+
+    @property
+    def _has_bulk(self) -> bool:
+        """A large frame is among the next ones."""
+        if self._turns and self._turns[0].unsent >= BULK_MIN:
+            return self.is_ready
+        return bool(self._messages) and len(self._messages[0].body) >= BULK_MIN
 
     def _next(self) -> bytes | None:
         if self._grants:
@@ -270,7 +296,7 @@ class Session:
             elif kind in _CLOSING:
                 self._streams.take_sent(frame)
             return frame
-        if self._calls_turn < SLICE_SIZE or not self._turns:
+        if self._messages and (self._calls_turn < SLICE_SIZE or not self._turns):
             part = self._calls.next_part()
             if part is not None:
                 self._calls_turn += len(part)

@@ -74,6 +74,11 @@ class _Stream:
         self.was_reset = False  # by this side: what still comes in is dropped
         self.reset_frame = b""  # the RESET that holds the peer's place until it has gone out
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of its data that are still to be sent."""
+        return 0 if self.data is None else len(self.data) - self.at
+
 
 class Streams:
     """The streams of one session. `control` takes frames that overtake; `grants` collects credit to give, by number."""
@@ -150,7 +155,7 @@ class Streams:
     def unsent(self, number: int) -> int:
         """Return how many bytes of the piece that was given to `send` wait."""
         stream = self._open.get(number)
-        return 0 if stream is None or stream.data is None else len(stream.data) - stream.at
+        return 0 if stream is None else stream.unsent
 
     def end(self, number: int) -> None:
         """Send nothing more after what waits."""

@@ -40,6 +40,8 @@ ROOM_PER_PEER_MAX: Final = 24 << 20
 """More than a peer of this release sends or asks for at once; four hostile ones are needed to fill the whole."""
 READING_MAX: Final = 2
 """Batches that are read at once: other peers' questions come in between, also where the disk is slow."""
+UNSIZED_MAX: Final = 4 * wire.SEALED_MAX
+"""Room for chunks that are read without asking for their size before, which would be a turn of a thread for each."""
 SIGN_OF_LIFE_S: Final = 3.0
 HANDING: Final = frozenset({wire.PUT, wire.HAS, wire.VERIFY, wire.DIGESTS})
 """What a node asks that only hands over: none of the answers holds a chunk, or the name of one."""
@@ -80,6 +82,7 @@ class ChunkService:
         self._room = ByteBudget(ROOM_MAX)
         self._rooms: dict[NodeId, ByteBudget] = {}
         self._reading = trio.CapacityLimiter(READING_MAX)
+        self._unsized = ByteBudget(UNSIZED_MAX)
         self._is_collecting = False
 
     def register(self, dispatch: Dispatch) -> None:
@@ -174,8 +177,9 @@ class ChunkService:
 
     async def _give(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk = self._vault(peer, body), wire.chunk_of(body)
-        with self._room_for(peer, await self.local.size(vault, chunk)):
+        async with self._unsized.held(wire.SEALED_MAX):
             sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
+        with self._room_for(peer, len(sealed)):
             await send_bytes(stream, sealed)
 
     async def _give_many(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
@@ -207,7 +211,7 @@ class ChunkService:
         """Hold memory for chunks. Errors: `OverloadedError`."""
         room = self._rooms.setdefault(peer, ByteBudget(ROOM_PER_PEER_MAX))
         try:
-            with held_now(room, size), held_now(self._room, size):
+            with held_now((room, self._room), size):
                 yield
         finally:
             if room.free == room.size:

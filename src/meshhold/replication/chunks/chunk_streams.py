@@ -6,7 +6,7 @@ so that a peer that sends one byte now and then holds its place for a bounded ti
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -82,11 +82,15 @@ async def held_in_time(budget: ByteBudget, size: int, patience_s: float) -> Asyn
 
 
 @contextmanager
-def held_now(budget: ByteBudget, size: int) -> Iterator[None]:
-    """Hold `size` bytes of `budget` while the block lasts. Errors: `OverloadedError` if they are not free now."""
-    if size > budget.free or not budget.take_now(size):
-        raise OverloadedError("this node transfers as many chunks as it has memory for", "ask again later")
+def held_now(budgets: Sequence[ByteBudget], size: int) -> Iterator[None]:
+    """Hold `size` bytes of each budget while the block lasts. Errors: `OverloadedError` if they are not free now."""
+    taken = 0
     try:
+        for budget in budgets:
+            if size > budget.free or not budget.take_now(size):
+                raise OverloadedError("this node transfers as many chunks as it has memory for", "ask again later")
+            taken += 1
         yield
     finally:
-        budget.give(size)
+        for budget in budgets[:taken]:
+            budget.give(size)
