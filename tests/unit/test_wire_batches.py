@@ -58,7 +58,7 @@ def test_streams_that_take_turns_arrive_whole_from_a_buffer_that_is_written_anew
     wanted = {}
     for number in range(3):
         stream = near.open_stream("s/1", b"")
-        wanted[stream] = bytes([number]) + BODY[: 100_000 + number]
+        wanted[stream] = bytes([number]) + BODY[: 200_000 + number]
         near.send_data(stream, wanted[stream])
         near.end_stream(stream)
     assert bodies(far, FrameReader().feed(send(near, Batch()))) == wanted
@@ -67,10 +67,11 @@ def test_streams_that_take_turns_arrive_whole_from_a_buffer_that_is_written_anew
 def test_a_cut_at_any_byte_of_a_batch_changes_nothing() -> None:
     near, _ = make_sides(AES_GCM)
     stream = near.open_stream("s/1", b"")
-    near.send_data(stream, BODY[:SLICE_SIZE])
+    near.send_data(stream, BODY[:BULK_MIN])
     raw = send(near, Batch())
     whole = [bytes(content) for content in FrameReader().feed(raw)]
-    for at in (*range(64), *range(len(raw) - SLICE_SIZE - 64, len(raw) - SLICE_SIZE + 64), len(raw) - 1):
+    edges = [at + edge for at in (0, SLICE_SIZE, len(raw) - SLICE_SIZE, len(raw)) for edge in range(-80, 80)]
+    for at in (at for at in edges if 0 <= at <= len(raw)):
         reader = FrameReader()
         parts = reader.feed(raw[:at]) + reader.feed(raw[at:])
         assert [bytes(content) for content in parts] == whole
@@ -113,18 +114,29 @@ def test_more_than_a_batch_holds_comes_in_several_whatever_is_asked_for() -> Non
 
 def test_a_large_call_is_sealed_so_too() -> None:
     near, far = make_sides(AES_GCM)
-    near.send_call("c/1", BODY[:60_000], 1.0)
-    (view,) = near.next_frames(BATCH_SIZE, 0.0, Batch())
-    (content,) = FrameReader().feed(bytes(view))
-    event = far.receive(content, 0.0)
+    near.send_call("c/1", BODY[:200_000], 1.0)
+    batch = Batch()
+    (view,) = near.next_frames(BATCH_SIZE, 0.0, batch)
+    *_, event = [far.receive(content, 0.0) for content in FrameReader().feed(bytes(view) + send(near, batch))]
     assert isinstance(event, CallReceived)
-    assert event.body == BODY[:60_000]
+    assert event.body == BODY[:200_000]
 
 
-def test_no_buffer_is_kept_once_nothing_large_waits() -> None:
+@pytest.mark.parametrize("size", [BULK_MIN, BULK_MIN + 1, len(BODY)])
+def test_no_buffer_is_kept_once_nothing_large_waits(size: int) -> None:
     near, _ = make_sides(AES_GCM)
     batch = Batch()
-    near.send_data(near.open_stream("s/1", b""), BODY[:BULK_MIN])
+    near.send_data(near.open_stream("s/1", b""), BODY[:size])
+    assert near.next_frames(BATCH_SIZE, 0.0, batch)
+    assert batch._room
+    send(near, batch)
+    assert not batch._room
+
+
+def test_one_frame_needs_no_buffer() -> None:
+    near, _ = make_sides(AES_GCM)
+    batch = Batch()
+    near.send_data(near.open_stream("s/1", b""), BODY[: BULK_MIN - 1])
     assert send(near, batch)
     assert not batch._room
 
@@ -149,7 +161,7 @@ def test_the_last_words_follow_what_is_large() -> None:
     pair.run()
     pair.far.session.end_stream(stream)
     pair.run()
-    side.session.send_data(stream, BODY[:100_000])
+    side.session.send_data(stream, BODY[:BULK_MIN])
     side.session.end_stream(stream)
     side.session.end()
     contents = FrameReader().feed(b"".join(side.session.next_frames(1 << 20, 0.0, Batch())))

@@ -9,8 +9,8 @@ SLICE_SIZE: Final = 64 * 1024 - 128
 """Payload bytes of one frame at most: what a control message may have to wait for. With the longest head of a call it
 is what one sealed frame holds: each frame costs both sides some 30 us, whatever is in it."""
 
-BULK_MIN: Final = 16 * 1024
-"""Bytes in one frame from which on a buffer for whole batches of them is worth its making."""
+BULK_MIN: Final = 2 * SLICE_SIZE
+"""Bytes that wait to be sent from which on a buffer for whole batches is worth its making; for one frame it is not."""
 
 NAME_LENGTH_MAX: Final = 64
 FAILURE_SIZE_MAX: Final = 2_048

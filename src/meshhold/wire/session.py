@@ -246,7 +246,8 @@ class Session:
         frames: list[bytes | memoryview] = []
         size = 0
         seal = self._channel.seal
-        if not self._has_bulk:
+        if batch is not None and not self._has_bulk:
+            batch.drop()
             batch = None
         while size < size_max and (self._control or self._messages or self._turns or self._grants):
             is_only_calls = self._messages and not (self._control or self._turns or self._grants)
@@ -262,11 +263,8 @@ class Session:
             frames.append(len(sealed).to_bytes(FRAME_HEAD_SIZE, "big"))
             frames.append(sealed)
             size += len(sealed)
-        if batch is not None:
-            if size:
-                frames.append(batch.take())
-            if not (self._turns or self._messages):
-                batch.drop()
+        if batch is not None and size:
+            frames.append(batch.take())
         if (self.is_ending or self.peer_ended) and size < size_max and self._may_end():
             self.sent_end = True
             frames += _framed(self._channel.seal_end())
@@ -276,9 +274,9 @@ class Session:
 
     @property
     def _has_bulk(self) -> bool:
-        """A large frame is among the next ones."""
+        """Several full frames wait, of one stream or one call."""
         if self._turns and self._turns[0].unsent >= BULK_MIN:
-            return self.is_ready
+            return True
         return bool(self._messages) and len(self._messages[0].body) >= BULK_MIN
 
     def _next(self) -> bytes | None:
