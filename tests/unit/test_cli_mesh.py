@@ -426,7 +426,7 @@ def test_watch_draws_over_the_screen_without_scrolling(typed: Typed, monkeypatch
     drawn = out.removeprefix("\x1b[2J\x1b[H").removesuffix("\x1b[J\n").splitlines()
     assert len(drawn) == 5
     assert all(len(line.removesuffix("\x1b[K")) <= 20 for line in drawn)
-    assert drawn[-1] == "… and 12 more lines\x1b[K"
+    assert drawn[-1] == "… and 13 more lines\x1b[K"
 
 
 def test_watch_needs_a_daemon_and_a_person(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
