@@ -169,7 +169,8 @@ async def test_a_call_that_is_cancelled_is_waited_for_and_one_that_waits_never_b
         nursery.start_soon(run_blocking, done.append, "never")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
         assert done == []
         go_on.set()
     assert done == ["ran"]

@@ -17,8 +17,9 @@ from meshhold.model.ids import NodeId, OpId
 from meshhold.register.lineage import succeed
 from meshhold.replication.index import replica_wire as wire
 from meshhold.replication.index.contract import Absent, Outdated, Register, Unaware
+from meshhold.replication.index.early import Early
 from meshhold.replication.index.panel import POLL_S
-from meshhold.replication.index.registers import KEEP, Early, Registers
+from meshhold.replication.index.registers import KEEP, Registers
 
 KEY = Register(VAULT, Space.OBJECTS, b"k")
 

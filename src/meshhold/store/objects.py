@@ -21,7 +21,8 @@ from meshhold.errors import (
 from meshhold.model.entry import PLAIN, DeleteMarker, Extras, ObjectVersion, Space, Value
 from meshhold.replication.chunks.reader import ChunkReader, Sink
 from meshhold.replication.chunks.writer import ChunkWriter, Flight
-from meshhold.replication.index.registers import Early, Registers
+from meshhold.replication.index.early import Early
+from meshhold.replication.index.registers import Registers
 from meshhold.replication.tasks import open_tasks
 from meshhold.rules.lock import check_removal
 from meshhold.rules.stack import Stacked, object_of, parse_id, shown_id, top_of

@@ -35,7 +35,8 @@ from meshhold.errors import (
     UnknownOutcomeError,
 )
 from meshhold.model.entry import DeleteMarker, ObjectVersion, Space, Value
-from meshhold.replication.index.registers import EARLY_S, KEEP, Change, Early, Fence, Registers, Write
+from meshhold.replication.index.early import Early
+from meshhold.replication.index.registers import EARLY_S, KEEP, Change, Fence, Registers, Write
 from meshhold.replication.index.turns import Turns
 from meshhold.rules.lock import check_removal
 from meshhold.rules.stack import (

@@ -18,8 +18,6 @@ import trio
 
 from meshhold.errors import (
     ContentionError,
-    FatalError,
-    MeshHoldError,
     PeerError,
     RefusedError,
     StorageFailedError,
@@ -35,6 +33,7 @@ from meshhold.model.stamp import ZERO, Clock, Stamp
 from meshhold.register.lineage import Outcome, outcome, succeed
 from meshhold.replication.index.available import Available, Done, NearestRows
 from meshhold.replication.index.contract import Register, Replica, Replicas
+from meshhold.replication.index.early import Early
 from meshhold.replication.index.panel import Panel
 from meshhold.replication.index.reading import Listings, OwnReading, Reading, Scanning
 from meshhold.replication.index.replica import LocalReplica
@@ -98,55 +97,6 @@ class _Sent(NamedTuple):
     base_generation: int
     before: Entry | None
     entry: Entry
-
-
-class Early:
-    """A promise that may be asked for before the change is ready: `begin` asks, once there is something to wait for.
-
-    `sight` stays None if it was not given. `start` lets a task run beside the request, or tells that it cannot.
-    """
-
-    __slots__ = ("_done", "_next_stamp", "_prepare", "_start", "ballot", "sight", "since_s")
-
-    def __init__(
-        self,
-        next_stamp: Callable[[], Stamp],
-        prepare: Callable[[Stamp], Awaitable[Sight | Failed]],
-        start: Callable[[Callable[[], Awaitable[None]]], bool],
-    ) -> None:
-        self.ballot = ZERO
-        self.sight: Sight | None = None
-        self.since_s = 0.0
-        self._next_stamp = next_stamp
-        self._prepare = prepare
-        self._start = start
-        self._done: trio.Event | None = None
-
-    def begin(self) -> None:
-        """Ask; the change goes on from the answer."""
-        if self._done is None:
-            self.ballot, self._done = self._next_stamp(), trio.Event()
-            if not self._start(self._ask):
-                self._done.set()
-
-    async def wait(self) -> None:
-        """Wait for the answer, if it was asked for."""
-        if self._done is not None:
-            await self._done.wait()
-
-    async def _ask(self) -> None:
-        done = self._done
-        try:
-            sight = await self._prepare(self.ballot)
-            if isinstance(sight, Sight):
-                self.sight, self.since_s = sight, trio.current_time()
-        except FatalError:
-            raise
-        except MeshHoldError:
-            pass  # the change itself will meet it
-        finally:
-            if done is not None:
-                done.set()
 
 
 class Registers:
