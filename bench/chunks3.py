@@ -29,13 +29,16 @@ from bench.report import layout, mib
 from bench.run import Plan, Sample, run_cases
 from bench.seaweed3 import SeaweedThreeCopies, SeaweedTwoCopies
 from bench.targets import Target
-from bench.three import ThreeCopies, TwoCopies
+from bench.three import ThreeCopies, TwoCopies, TwoCopiesUncached
 from bench.workspace import describe_machine, open_workspace
 
 PAIRS: Final[tuple[tuple[type[Target], type[Target]], ...]] = (
     (TwoCopies, SeaweedTwoCopies),
     (ThreeCopies, SeaweedThreeCopies),
+    (TwoCopiesUncached, SeaweedThreeCopies),
 )
+ON_DEMAND: Final = (TwoCopiesUncached,)
+"""Measured only if `--targets` names it."""
 LARGE_DISTINCT: Final = 12
 """Uploads of 64 MiB in one run: with three copies 2.3 GiB."""
 AIMS: Final = {"put4k": 0.5, "get4k": 0.5, "put64k": 0.5, "get64k": 0.5, "put64m": 1.5, "get64m": 0.6, "list500": 1.5}
@@ -55,6 +58,10 @@ Costs = Mapping[tuple[str, int, int], Sequence[float]]
 Rates = dict[tuple[str, int, str, int], Measurement]
 
 
+def _kinds() -> list[type[Target]]:
+    return list(dict.fromkeys(kind for pair in PAIRS for kind in pair))
+
+
 def _rates(samples: Sequence[Sample]) -> Rates:
     return {(s.case, s.concurrency, s.target, s.round): s.measurement for s in samples if s.measurement is not None}
 
@@ -62,7 +69,11 @@ def _rates(samples: Sequence[Sample]) -> Rates:
 def case_table(samples: Sequence[Sample], names: Sequence[str]) -> str:
     """Return a line for each case: medians, and the median of the ratios within rounds for each number of copies."""
     found, sizes = _rates(samples), {case.name: case.size for case in MEASURED}
-    pairs = [(ours, theirs) for ours, theirs in PAIRS if {ours.name, theirs.name} & set(names)]
+    pairs = [
+        (ours, theirs)
+        for ours, theirs in PAIRS
+        if ours.name in names or (theirs.name in names and ours not in ON_DEMAND)
+    ]
     headings = [word for ours, theirs in pairs for word in (ours.title, "p99 ms", theirs.title, "p99 ms", "ratio")]
     lines: list[tuple[str, ...]] = [("case", "conc", *headings, "aim")]
     for case, concurrency in dict.fromkeys((s.case, s.concurrency) for s in samples):
@@ -153,7 +164,7 @@ def main(words: Sequence[str]) -> int:
 def _measure(
     targets: Sequence[str], driver: str, cases: Sequence[Case], plan: Plan, folder: Path, results: dict[str, Any]
 ) -> None:
-    kinds = [kind for pair in PAIRS for kind in pair if kind.name in targets]
+    kinds = [kind for kind in _kinds() if kind.name in targets]
     held: dict[str, list[Footprint]] = {}
     with ExitStack() as stack:
         contenders = [CountedContender(kind(folder / kind.name), driver) for kind in kinds]
@@ -178,12 +189,13 @@ def _measure(
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     names = [case.name for case in MEASURED]
-    kinds = [kind.name for pair in PAIRS for kind in pair]
+    kinds = [kind.name for kind in _kinds()]
+    usual = [kind.name for kind in _kinds() if kind not in ON_DEMAND]
     parser = argparse.ArgumentParser(prog="python -m bench.chunks3", description="Measure chunks on three nodes.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a small case; a large one takes twice as long")
     parser.add_argument("--only", default=",".join([*names, _REFILL]), help=f"comma-separated: {', '.join(names)}")
-    parser.add_argument("--targets", default=",".join(kinds), help=f"comma-separated: {', '.join(kinds)}")
+    parser.add_argument("--targets", default=",".join(usual), help=f"comma-separated: {', '.join(kinds)}")
     parser.add_argument(
         "--refill-mib",
         type=int,

@@ -34,6 +34,8 @@ class Three(Target):
     promise = "fsync on two of three nodes before the answer, sealed, signatures checked"
     stop_timeout_s = 10.0
     factor: ClassVar[int] = 3
+    settings: ClassVar[str] = ""
+    """More lines of the `node:` section of each node's configuration."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -92,7 +94,7 @@ class Three(Target):
         if done.returncode:
             raise BenchError(f"meshhold init failed: {last_words(done.stderr)}")
         config = home / "config.yaml"
-        config.write_text(config.read_text().replace("node:\n", f"node:\n  name: n{number}\n", 1))
+        config.write_text(config.read_text().replace("node:\n", f"node:\n  name: n{number}\n{self.settings}", 1))
 
     def ask(self, number: int, *words: str, timeout_s: float = _COMMAND_TIMEOUT_S) -> Any:
         """Run a command against a node; return what it prints as JSON. Errors: `BenchError` with what it said."""
@@ -137,6 +139,14 @@ class TwoCopies(Three):
     title = "MeshHold, 2 copies"
     promise = "both copies of each chunk fsynced, entry on 2 of 3 nodes, sealed"
     factor = 2
+
+
+class TwoCopiesUncached(TwoCopies):
+    """The same without a read cache: chunks of others are fetched for every read, as for the first."""
+
+    name = "meshhold2-uncached"
+    title = "MeshHold, 2 copies, no cache"
+    settings = "  cache_size: 0\n"
 
 
 class ThreeCopies(Three):
