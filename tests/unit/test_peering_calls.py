@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,9 +24,11 @@ from meshhold.errors import (
     TooLargeError,
 )
 from meshhold.model.ids import NodeId
+from meshhold.peering import link as link_module
 from meshhold.peering.settings import Settings
 from meshhold.peering.streams import Patience, PeerStream
 from meshhold.transport.memory import MemoryNetwork
+from meshhold.wire import codec
 from meshhold.wire.limits import Limits
 
 
@@ -414,6 +417,40 @@ class TestStreams:
             await stream.send_all(b"x" * 50, is_last=True)
             assert await stream.receive_all(2) == b"50"
         assert len(sizes) == 1
+
+    async def test_who_says_much_at_once_lets_others_come_between(
+        self, pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link_module, "FRAMES_PER_TURN", 50)
+        a, b = pair
+        handled = 0
+        begun = trio.Event()
+        seen: list[int] = []
+
+        def note(_peer: NodeId, _body: Any) -> None:
+            nonlocal handled
+            handled += 1
+            begun.set()
+
+        async def look() -> None:
+            await begun.wait()
+            while handled < 500:
+                seen.append(handled)
+                await trio.lowlevel.checkpoint()
+
+        b.dispatch.on_note("n/1", note)
+        await a.echo(b)
+        link = a.peering._table.best(b.node_id)
+        assert link is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            link._outbox.is_corked = True  # all of them at once
+            for _ in range(500):
+                link.send_note("n/1", codec.encode(None))
+            link._outbox.is_corked = False
+            link.flush()
+        assert len(seen) >= 4  # ten turns, and the order of tasks in each is chance
+        assert all(after - before <= 2 * 50 for before, after in pairwise([0, *seen, 500]))
 
     async def test_a_stream_of_which_nothing_is_used_is_opened_all_the_same(self, pair: tuple[Node, Node]) -> None:
         a, b = pair

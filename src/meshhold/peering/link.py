@@ -37,6 +37,8 @@ from meshhold.wire.batches import Batch
 from meshhold.wire.framing import Frame, FrameReader
 from meshhold.wire.session import Session
 
+FRAMES_PER_TURN: Final = 256
+"""Frames taken before other tasks come between: a peer that sends the smallest ones holds others up for some 3 ms."""
 LINGER_S: Final = 5.0  # how long the peer's end is waited for after our own
 _log = logging.getLogger(__name__)
 
@@ -114,6 +116,7 @@ class Link:
         self._places = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
         self._frames: deque[Frame] = deque()  # read, not taken yet
+        self._turn = 0  # frames taken since others had their turn
         self._take: dict[type[Any], Callable[[Any], None]] = {
             events.Ready: self._take_ready,
             events.NoteReceived: self._serving.take_note,
@@ -303,6 +306,11 @@ class Link:
             is_single, awaited = len(frames) == 1, len(self._answers)
             if (paused := self._take_frames()) is not None:
                 return paused
+            if self._turn >= FRAMES_PER_TURN:
+                self._turn = 0
+                await trio.lowlevel.checkpoint()
+                if frames:
+                    continue
             if is_single and len(self._answers) < awaited:
                 # An answer alone: whoever waited for it often asks again at once. Let that be sent before this task
                 # turns to the kernel again: one turn of the loop for it, and one more since their order is chance.
@@ -330,7 +338,8 @@ class Link:
         session, frames, now_s = self.session, self._frames, self._now_s
         self._outbox.is_corked = True
         try:
-            while frames:
+            while frames and self._turn < FRAMES_PER_TURN:
+                self._turn += 1
                 event = session.receive(frames.popleft(), now_s)
                 if event is None:
                     continue

@@ -177,10 +177,11 @@ class ChunkService:
 
     async def _give(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunk = self._vault(peer, body), wire.chunk_of(body)
-        async with self._unsized.held(wire.SEALED_MAX):
-            sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
-        with self._room_for(peer, len(sealed)):
-            await send_bytes(stream, sealed)
+        with self._room_for(peer, wire.IN_CALL_MAX):  # nothing is read for a peer without room for the least
+            async with self._unsized.held(wire.SEALED_MAX):
+                sealed = await self.local.get(vault, chunk, wire.SEALED_MAX)
+            with self._room_for(peer, max(len(sealed) - wire.IN_CALL_MAX, 0)):
+                await send_bytes(stream, sealed)
 
     async def _give_many(self, peer: NodeId, body: Any, stream: PeerStream) -> None:
         vault, chunks = self._vault(peer, body), wire.chunks_of(body, bulk.BATCH_MAX)
