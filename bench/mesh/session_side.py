@@ -11,6 +11,7 @@ import trio
 
 from bench.mesh.side import PIECE, Client, drive
 from meshhold.crypto.identity import Identity
+from meshhold.crypto.noise import has_aes_instructions
 from meshhold.model.ids import NodeId
 from meshhold.peering.dispatch import Dispatch
 from meshhold.peering.links import Peering, open_peering
@@ -71,7 +72,8 @@ class SessionClient(Client):
 
     async def version(self) -> str:
         """Return the release."""
-        return f"meshhold {version('meshhold')}, Noise ChaCha20-Poly1305"
+        cipher = "AES-256-GCM" if has_aes_instructions() else "ChaCha20-Poly1305"
+        return f"meshhold {version('meshhold')}, Noise {cipher}"
 
 
 async def _drive(address: str) -> None:

@@ -91,11 +91,6 @@ class LocalChunks:
             pieces.append(sealed)
         return pieces, is_damaged
 
-    async def size(self, vault: VaultId, chunk: ChunkId) -> int:
-        """Return the bytes of a chunk as they are stored; 0 if there is none."""
-        stat = await self._run_blocking(self._chunks.stat, vault, chunk)
-        return 0 if stat is None else stat.size
-
     async def has(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bool]:
         """Tell of each chunk whether a copy is there."""
         return await self._ask_each(self._chunks.has, vault, chunks)

@@ -118,7 +118,7 @@ class RemoteChunks:
             self._peers.open_stream(self.node, wire.GET_STREAM, body, timeout_s=CALL_S) as stream,
         ):
             await stream.send_eof()
-            return await receive_bytes(stream, wire.SEALED_MAX)
+            return await receive_bytes(stream, wire.SEALED_MAX, size_hint=size_hint)
 
     async def get_many(self, vault: VaultId, chunks: Sequence[ChunkId]) -> list[bytes | None]:
         """Return the bytes of the first of these chunks, not verified; see `Holder`."""
