@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshhold.chunkstore import disk, syscalls
+from meshhold.chunkstore import disk, new_file, syscalls
 from meshhold.chunkstore.disk import DiskChunkStore
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.errors import (
@@ -33,7 +33,13 @@ from meshhold.model.ids import ChunkId, VaultId
 VAULT = VaultId("a" * 32)
 RAW = b"sealed bytes " * 1000
 CHUNK = ChunkId(hash_bytes(RAW))
-CALLS = ("open", "close", "write", "read", "fsync", "fstat", "stat", "utime", "rename", "mkdir", "statvfs", "unlink")
+LARGE = RAW * 30
+LARGE_CHUNK = ChunkId(hash_bytes(LARGE))
+"""It goes past the system's memory."""
+CALLS = (
+    *("open", "close", "write", "read", "fsync", "fstat", "stat"),
+    *("utime", "rename", "mkdir", "statvfs", "unlink", "ftruncate"),
+)
 
 
 class FaultyOs:
@@ -65,6 +71,7 @@ def faulty(at: int, code: int, names: tuple[str, ...] = CALLS) -> Iterator[Fault
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "os", fake)
         patch.setattr(syscalls, "os", fake)
+        patch.setattr(new_file, "os", fake)
         yield fake
 
 
@@ -121,9 +128,34 @@ def test_put_survives_the_failure_of_each_call(tmp_path: Path, prepare: Callable
     assert at > 5
 
 
-def attempt(store: DiskChunkStore) -> MeshHoldError | None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EINVAL])
+def test_put_of_a_large_chunk_survives_the_failure_of_each_call(tmp_path: Path, code: int) -> None:
+    """As above; a file system that refuses to be written past the system's memory is written in the usual way."""
+    store = DiskChunkStore(tmp_path)
+    store.put(VAULT, CHUNK, RAW)
+    absorbed = []
+    for at in range(1, 100):
+        files = open_files()
+        with faulty(at, code) as fake:
+            met = attempt(store, LARGE_CHUNK, LARGE)
+        if len(fake.trail) < at:
+            break
+        if met is None:
+            absorbed.append(fake.trail[at - 1])
+        else:
+            assert type(met) is expected(fake.trail, at, code), (at, fake.trail, met)
+        assert open_files() == files, f"a descriptor leaked when call {at} ({fake.trail[at - 1]}) failed"
+        store.put(VAULT, LARGE_CHUNK, LARGE)
+        assert store.get(VAULT, LARGE_CHUNK) == LARGE
+        assert list((tmp_path / "tmp").iterdir()) == []
+        assert store.remove_if_unused_since(VAULT, LARGE_CHUNK, float("inf"))
+    assert absorbed == (["open", "write", "ftruncate"] if code == errno.EINVAL else [])
+    assert at > 8
+
+
+def attempt(store: DiskChunkStore, chunk: ChunkId = CHUNK, raw: bytes = RAW) -> MeshHoldError | None:
     try:
-        store.put(VAULT, CHUNK, RAW)
+        store.put(VAULT, chunk, raw)
     except MeshHoldError as error:
         return error
     return None
@@ -195,19 +227,22 @@ def test_short_writes_and_reads_are_continued(tmp_path: Path, monkeypatch: pytes
         def read(self, fd: int, size: int) -> bytes:
             return os.read(fd, min(size, 991))
 
-    monkeypatch.setattr(syscalls, "os", Sipping(0, 0))
+    for module in (syscalls, new_file):
+        monkeypatch.setattr(module, "os", Sipping(0, 0))
     store = DiskChunkStore(tmp_path)
-    store.put(VAULT, CHUNK, RAW)
-    assert path_of(tmp_path).read_bytes() == RAW
-    assert store.get(VAULT, CHUNK) == RAW
+    for chunk, raw in ((CHUNK, RAW), (LARGE_CHUNK, LARGE)):
+        store.put(VAULT, chunk, raw)
+        assert path_of(tmp_path, chunk).read_bytes() == raw
+        assert store.get(VAULT, chunk) == raw
 
 
-def test_order_of_a_put(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chunk", "raw"), [(CHUNK, RAW), (LARGE_CHUNK, LARGE)])
+def test_order_of_a_put(tmp_path: Path, chunk: ChunkId, raw: bytes) -> None:
     """Write, fsync, rename, fsync of the folder: durable before acknowledged."""
     store = DiskChunkStore(tmp_path)
     store.put(VAULT, ChunkId(hash_bytes(b"")), b"")
     with faulty(0, 0) as fake:
-        store.put(VAULT, CHUNK, RAW)
+        store.put(VAULT, chunk, raw)
     steps = [name for name in fake.trail if name in ("write", "fsync", "rename")]
     assert steps == ["write", "fsync", "rename", "fsync"]
 

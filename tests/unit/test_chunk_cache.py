@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from meshhold.chunkstore import cache as cache_module
+from meshhold.chunkstore import new_file
 from meshhold.chunkstore.cache import ChunkCache
 from meshhold.chunkstore.contract import Usage
 from meshhold.chunkstore.disk import DiskChunkStore
@@ -62,7 +63,8 @@ class FakeDisk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDisk]:
     fake = FakeDisk(1000 * BLOCK)
-    monkeypatch.setattr(cache_module, "os", fake)
+    for module in (cache_module, new_file):
+        monkeypatch.setattr(module, "os", fake)
     yield fake
     assert fake.cache is None or fake.cache.used == used_on_disk(fake.cache)
 
@@ -106,38 +108,6 @@ def test_what_was_put_is_read_and_counted(tmp_path: Path) -> None:
     assert (use.used, use.size_max, use.chunks, use.misses) == (BLOCK, 10 * BLOCK, 1, 1)
     assert use.hits in (1, 2)
     assert file_of(cache, CHUNK).read_bytes() == RAW
-
-
-@pytest.mark.parametrize("size", [256 << 10, (256 << 10) + 4, (1 << 20) + 20, 3 * BLOCK])
-@pytest.mark.parametrize("refused", ["", "open", "write"])
-def test_large_and_small_ones_are_files_of_their_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, refused: str
-) -> None:
-    """Also where the file system does not take writes past its memory."""
-
-    class Disk(FakeDisk):
-        def open(self, path: str, flags: int, mode: int = 0o777) -> int:
-            self.is_direct = bool(flags & os.O_DIRECT)
-            fd = os.open(path, flags, mode)
-            if refused == "open" and self.is_direct:  # some make the file first
-                os.close(fd)
-                raise OSError(errno.EINVAL, "Invalid argument")
-            return fd
-
-        def write(self, fd: int, raw: memoryview) -> int:
-            if refused == "write" and self.is_direct:
-                raise OSError(errno.EINVAL, "Invalid argument")
-            return os.write(fd, raw[: 64 << 10])
-
-    monkeypatch.setattr(cache_module, "os", Disk(1 << 40))
-    cache = open_cache(tmp_path, 2000)
-    chunks = [sealed(seed, size) for seed in (5, 6)]
-    for chunk, raw in chunks:
-        assert cache.put(VAULT, chunk, raw)
-    for chunk, raw in chunks:
-        assert file_of(cache, chunk).read_bytes() == raw
-        assert cache.get(chunk) == raw
-    assert used_on_disk(cache) == cache.used
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
@@ -497,14 +467,13 @@ def test_room_is_given_back_only_after_a_write_under_way(tmp_path: Path, monkeyp
     cache = open_cache(tmp_path, 10)
     fill(cache, 1)
     is_writing, may_go_on = threading.Event(), threading.Event()
-    write = cache._write
 
-    def slow_write(path: str, raw: bytes) -> None:
+    def open_slowly(path: str, raw: bytes) -> int:
         is_writing.set()
         may_go_on.wait()
-        write(path, raw)
+        return new_file.open_with(path, raw)
 
-    monkeypatch.setattr(cache, "_write", slow_write)
+    monkeypatch.setattr(cache_module, "open_with", open_slowly)
     writer = threading.Thread(target=cache.put, args=(VAULT, *CHUNKS[1]))
     writer.start()
     is_writing.wait()

@@ -16,20 +16,18 @@ Rules:
 # ruff: noqa: PTH102, PTH108, PTH208 - strings and `os` calls one by one, as in the store beside it
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
-import mmap
 import os
 import shutil
 import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from meshhold.chunkstore.new_file import BLOCK, open_with
 from meshhold.chunkstore.syscalls import read_cached, read_whole
 from meshhold.crypto.hashing import hash_bytes
 from meshhold.model.ids import ChunkId, VaultId
@@ -39,12 +37,6 @@ ENTRIES_MAX: Final = 65_536
 GIVEN_BACK_AT_ONCE: Final = 32 << 20
 """Bytes that a chunk without room gets: twice what the store writes before it asks again how much is free. Not all at
 once, since to remove 65,536 small files takes seconds."""
-_BLOCK: Final = 4096
-"""A file takes whole blocks of the disk, so it is counted in them."""
-_DIRECT_MIN: Final = 256 << 10
-"""From so many bytes on a chunk is a piece of something large: it goes past the system's memory, from where it would
-displace what is used more often. Measured for 1 MiB: 0.3 ms of processor time instead of 0.4 to 1.2."""
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _COMPLAINT_EVERY_S: Final = 60.0
 _LOG: Final = logging.getLogger("meshhold.chunks")
 
@@ -96,7 +88,6 @@ class ChunkCache:
         self._hits = 0
         self._misses = 0
         self._quiet_until_s = -float("inf")
-        self._aligned: mmap.mmap | None = None
         self._lock = threading.Lock()
         """Held for the index, never for a system call: the event loop takes it too."""
         self._changing = threading.Lock()
@@ -187,7 +178,7 @@ class ChunkCache:
                 self._make_folder()
                 if not self._make_room(_on_disk(len(sealed))):
                     return False
-                self._write(self._path(number), sealed)
+                os.close(open_with(self._path(number), sealed))
             except OSError as error:
                 self._unlink([number])
                 self._complain(error)
@@ -218,35 +209,6 @@ class ChunkCache:
         """Return how many bytes the cache may use now: see rule 4."""
         found = os.statvfs(self._folder)
         return min(self._size_max, self._used + found.f_bavail * found.f_frsize - self._reserve - self._size_max)
-
-    def _write(self, path: str, sealed: bytes) -> None:
-        if len(sealed) >= _DIRECT_MIN:
-            try:
-                self._write_direct(path, sealed)
-                return
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # the file system knows no such writes
-                    raise
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-        fd = os.open(path, _NEW_FILE, 0o600)
-        try:
-            _write_whole(fd, memoryview(sealed))
-        finally:
-            os.close(fd)
-
-    def _write_direct(self, path: str, sealed: bytes) -> None:
-        """Write whole blocks from aligned memory, as open(2) asks of O_DIRECT, then cut the file to its length."""
-        size = _on_disk(len(sealed))
-        if self._aligned is None or len(self._aligned) < size:
-            self._aligned = mmap.mmap(-1, size)
-        self._aligned[: len(sealed)] = sealed
-        fd = os.open(path, _NEW_FILE | os.O_DIRECT, 0o600)
-        try:
-            _write_whole(fd, memoryview(self._aligned)[:size])
-            os.ftruncate(fd, len(sealed))
-        finally:
-            os.close(fd)
 
     # -- giving way -------------------------------------------------------------------------------------------------
 
@@ -364,12 +326,6 @@ def _next_number(names: Iterable[str]) -> int:
     return max((int(name) for name in names if name.isascii() and name.isdigit()), default=-1) + 1
 
 
-def _write_whole(fd: int, rest: memoryview) -> None:
-    """Write all of it, however much the system takes at a time."""
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
 def _on_disk(size: int) -> int:
     """Return the bytes that a file of `size` bytes takes."""
-    return -(-size // _BLOCK) * _BLOCK
+    return -(-size // BLOCK) * BLOCK

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from meshhold.chunkstore.new_file import open_with
 from meshhold.errors import MeshHoldError, StorageFailedError, StorageFullError, SyncFailedError
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -58,9 +59,8 @@ def write_unseen(path: str, content: bytes, stamp_ns: int | None = None) -> None
 
     Errors: `OSError`, also for no room at the fsync, which only means that the file is discarded; `SyncFailedError`.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = open_with(path, content)
     try:
-        _write_whole(fd, content)
         if stamp_ns is not None:
             os.utime(fd, ns=(stamp_ns, stamp_ns))
         _sync_unseen(fd, path)
@@ -78,13 +78,6 @@ def _sync_unseen(fd: int, path: str) -> None:
         raise SyncFailedError(
             f"fsync of {path} failed: {error.strerror}", "check the disk, then start the node again"
         ) from error
-
-
-def _write_whole(fd: int, sealed: bytes) -> None:
-    """Write all of it, however much the system takes at a time."""
-    written = os.write(fd, sealed)
-    while written < len(sealed):
-        written += os.write(fd, memoryview(sealed)[written:])
 
 
 def read_whole(fd: int, size_max: int) -> bytes | None:
