@@ -1,8 +1,8 @@
 """How does a new file get its bytes: by way of the system's memory, or past it? Knows no chunk, makes nothing durable.
 
 A large file is mostly a piece of something larger, which nobody reads again soon: a backup, a film. Past the system's
-memory it displaces nothing that is used more often, and costs less: of 1 MiB, made durable, 0.4 ms of processor time
-beside 1.1. It is in that memory once it has been read.
+memory it displaces nothing that is used more often, and costs less: an upload of 64 MiB to three nodes on one machine
+took 530 to 630 ms of processor time instead of 800 to 820. It is in that memory once it has been read.
 """
 
 # ruff: noqa: PTH108 - `os` calls one by one: their order is what is decided here
