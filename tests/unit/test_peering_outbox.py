@@ -17,7 +17,6 @@ class Stream:
     """Takes `takes` bytes at once, then less and less; the rest in its own time."""
 
     def __init__(self, takes: Iterator[int]) -> None:
-        self.peer_address = "nowhere"
         self.sent = bytearray()
         self.sends = 0
         self._takes = takes
@@ -34,15 +33,6 @@ class Stream:
             await trio.lowlevel.checkpoint()
             self.sent += rest[:10_000]
             rest = rest[10_000:]
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        raise NotImplementedError
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
 
 
 class Source:

@@ -8,11 +8,9 @@ meanwhile, is the business of `run`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
-
-from meshhold.transport.contract import ByteStream
 
 BATCH_SIZE: Final = 128 * 1024
 """Bytes sealed before they are sent: enough for one system call to pay, little enough for a probe to come between."""
@@ -21,6 +19,16 @@ TURN_SIZE: Final = 8 * BATCH_SIZE
 """Bytes sent before other tasks come between, where the kernel takes them at once: about half a millisecond."""
 
 STALL_S_MAX: Final = 60.0  # a peer whose kernel takes nothing for so long is gone
+
+
+class Sending(Protocol):
+    """What an outbox asks of a stream: see `ByteStream`."""
+
+    def send_soon(self, data: bytes | bytearray | memoryview) -> int:
+        """Take as much as goes without waiting; return how many bytes."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything."""
 
 
 class Outbox:
@@ -33,7 +41,7 @@ class Outbox:
 
     def __init__(
         self,
-        stream: ByteStream,
+        stream: Sending,
         next_frames: Callable[[int], list[bytes | memoryview]],
         sent_all: Callable[[], None],
         broken: Callable[[Exception], None],
