@@ -219,11 +219,21 @@ def crawling(node: ChunkNode) -> Iterator[None]:
 
 
 @contextmanager
-def small_chunk_disk(node: ChunkNode, size_bytes: int, kind: str = "tmpfs") -> Iterator[SmallDisk]:
-    """Put the chunks of a node that does not run yet on a disk of their own, until the block ends."""
-    assert node.process is None
+def moved_to_small_disk(
+    cluster: ChunkCluster, node: ChunkNode, size_bytes: int, kind: str = "tmpfs"
+) -> Iterator[SmallDisk]:
+    """Give a node that runs a new, small disk for its chunks, until the block ends, which kills it.
+
+    When the block begins, the node is back among the others and has its chunks again.
+    """
+    cluster.wait_restored()
+    node.kill()
+    node.wipe_chunks()
     with mounted(kind, node.home / "chunks", size_bytes) as disk:
         try:
+            node.start()
+            cluster.mesh.wait_linked([*cluster.nodes])
+            cluster.wait_restored()
             yield disk
         finally:
             node.kill()

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import pytest
 from tests.cluster.chunks_clients import Client, Load, told
 from tests.cluster.chunks_cluster import RESTORED_S, ChunkCluster, ChunkNode, open_chunk_cluster, shown
-from tests.cluster.chunks_faults import crawling, small_chunk_disk, thin_line
+from tests.cluster.chunks_faults import crawling, moved_to_small_disk, thin_line
 from tests.cluster.consistency_cluster import open_folder
 from tests.cluster.meshes import wait_until
 from tests.faults.node_load import content_of
@@ -103,13 +103,7 @@ def test_a_full_disk_is_nobodys_error(count: int, kind: str) -> None:
         folder = stack.enter_context(open_folder(on_disk=kind == "ext4"))  # a file in memory is no loop device's
         cluster = stack.enter_context(open_chunk_cluster(folder, 3, 2))
         small = cluster.nodes[2]
-        cluster.wait_restored()
-        small.kill()
-        small.wipe_chunks()
-        stack.enter_context(small_chunk_disk(small, SMALL_DISK, kind))
-        small.start()
-        cluster.mesh.wait_linked([*cluster.nodes])
-        cluster.wait_restored()
+        stack.enter_context(moved_to_small_disk(cluster, small, SMALL_DISK, kind))
         clients = cluster.clients()
         for client in clients:
             client.wait_serving(60)
@@ -133,13 +127,7 @@ def test_what_a_full_disk_lacks_comes_once_it_has_room() -> None:
         folder = stack.enter_context(open_folder())
         cluster = stack.enter_context(open_chunk_cluster(folder, 3, 3))
         small = cluster.nodes[2]
-        cluster.wait_restored()
-        small.kill()
-        small.wipe_chunks()
-        disk = stack.enter_context(small_chunk_disk(small, SMALL_DISK))
-        small.start()
-        cluster.mesh.wait_linked([*cluster.nodes])
-        cluster.wait_restored()
+        disk = stack.enter_context(moved_to_small_disk(cluster, small, SMALL_DISK))
         fill(cluster.clients(), "kept", [2 * MIB] * 30)
         cluster.read_back()
         report = cluster.check()

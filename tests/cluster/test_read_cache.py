@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.cluster.chunks_cluster import ChunkNode, open_chunk_cluster, shown
-from tests.cluster.chunks_faults import small_chunk_disk
+from tests.cluster.chunks_faults import moved_to_small_disk
 from tests.cluster.consistency_cluster import open_folder
 from tests.cluster.meshes import wait_until
 from tests.cluster.namespaces import Host
@@ -85,13 +85,7 @@ def test_a_full_disk_takes_the_room_back() -> None:
         cluster = stack.enter_context(open_chunk_cluster(folder, 3, 2, namespaces=False, make_node=CachingNode))
         door = cluster.nodes[0]
         assert isinstance(door, CachingNode)
-        cluster.wait_restored()
-        door.kill()
-        door.wipe_chunks()
-        disk = stack.enter_context(small_chunk_disk(door, SMALL_DISK))
-        door.start()
-        cluster.mesh.wait_linked([*cluster.nodes])
-        cluster.wait_restored()
+        disk = stack.enter_context(moved_to_small_disk(cluster, door, SMALL_DISK))
         client = cluster.client(door)
         client.wait_serving(60)
         assert client.put("film", content_of("film", 24 * MIB))

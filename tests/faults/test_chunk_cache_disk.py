@@ -35,7 +35,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
 def open_both(disk: SmallDisk, reserve: int) -> tuple[DiskChunkStore, ChunkCache]:
     root = disk.path / "chunks"
     cache = ChunkCache(Path(cache_folder(str(root))), CACHE, reserve_bytes=reserve)
-    return DiskChunkStore(root, reserve_bytes=reserve, lodger=cache), cache
+    return DiskChunkStore(root, reserve_bytes=reserve, reclaimable=cache), cache
 
 
 def fill_up(store: DiskChunkStore) -> int:

@@ -248,7 +248,7 @@ def open_both(tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -
     """Return a store and a cache that are on one disk."""
     root = tmp_path / "chunks"
     cache = disk.cache = ChunkCache(Path(cache_folder(str(root))), 5 * BLOCK, reserve_bytes=RESERVE)
-    store = DiskChunkStore(root, reserve_bytes=RESERVE, lodger=cache)
+    store = DiskChunkStore(root, reserve_bytes=RESERVE, reclaimable=cache)
 
     def free_bytes() -> tuple[int, int]:
         return disk.size, disk.statvfs("").f_bavail
@@ -323,7 +323,7 @@ def test_a_capacity_counts_chunks_only(tmp_path: Path) -> None:
     cache = ChunkCache(Path(cache_folder(str(root))), 5 * BLOCK, reserve_bytes=0)
     root.mkdir()
     fill(cache, 3)
-    store = DiskChunkStore(root, reserve_bytes=0, capacity_bytes=2 * BLOCK, lodger=cache)
+    store = DiskChunkStore(root, reserve_bytes=0, capacity_bytes=2 * BLOCK, reclaimable=cache)
     assert store.usage() == Usage(2 * BLOCK, 2 * BLOCK)
     assert list(store.scan(VAULT)) == []
     assert not store.has(VAULT, CHUNK)

@@ -120,11 +120,9 @@ class ChunkCache:
             if self._forget(chunk, kept):
                 self._complain(error)
             return None
-        if sealed is None or hash_bytes(sealed) != chunk:
+        if not self._is_hit(chunk, sealed):
             self._forget(chunk, kept)
             return None
-        with self._lock:
-            self._hits += 1
         return sealed
 
     def get_cached(self, chunk: ChunkId, size_max: int) -> bytes | None:
@@ -139,11 +137,15 @@ class ChunkCache:
             sealed = read_cached(self._path(kept.number), size_max)
         except OSError:
             return None
+        return sealed if self._is_hit(chunk, sealed) else None
+
+    def _is_hit(self, chunk: ChunkId, sealed: bytes | None) -> bool:
+        """Tell whether these are the chunk's bytes; count them if so."""
         if sealed is None or hash_bytes(sealed) != chunk:
-            return None
+            return False
         with self._lock:
             self._hits += 1
-        return sealed
+        return True
 
     def _find(self, chunk: ChunkId) -> _Kept | None:
         with self._lock:

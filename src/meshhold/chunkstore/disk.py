@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from meshhold.chunkstore.contract import ChunkStat, Usage
 from meshhold.chunkstore.places import is_vault_name, temporary_folder, vault_folder
-from meshhold.chunkstore.room import Lodger, Room
+from meshhold.chunkstore.room import Reclaimable, Room
 from meshhold.chunkstore.syscalls import (
     is_no_room,
     read_cached,
@@ -65,8 +65,8 @@ class DiskChunkStore:
     """The chunk contract on a local file system; `root` is made if it is not there.
 
     `reserve_bytes` stay free for the index; `capacity_bytes` bounds the chunks (quarantine apart; None: the disk
-    decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970. The `lodger` uses
-    the same disk until a put finds no room: then it gives some back, until there is enough or it has nothing left.
+    decides), which are counted once, at the first call that needs it. `now` gives seconds since 1970. `reclaimable` is
+    on the same disk until a put finds no room: then it gives some back, until there is enough or it has nothing left.
     Errors of the constructor: `StorageFailedError` if the root cannot be used.
     """
 
@@ -77,10 +77,10 @@ class DiskChunkStore:
         reserve_bytes: int = RESERVE_BYTES,
         capacity_bytes: int | None = None,
         now: Callable[[], float] = time.time,
-        lodger: Lodger | None = None,
+        reclaimable: Reclaimable | None = None,
     ) -> None:
         self._root = str(root)
-        self._lodger = lodger
+        self._reclaimable = reclaimable
         self._tmp = temporary_folder(self._root)
         self._now = now
         self._names = itertools.count()
@@ -88,7 +88,7 @@ class DiskChunkStore:
         self._ready: set[VaultId] = set()
         self._making = threading.Lock()
         self._removals: dict[tuple[VaultId, ChunkId], object] = {}
-        self._room = Room(reserve_bytes, capacity_bytes, self._free_bytes, self._count_bytes, lodger)
+        self._room = Room(reserve_bytes, capacity_bytes, self._free_bytes, self._count_bytes, reclaimable)
         with translated("opening", self._root):
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             shutil.rmtree(self._tmp, ignore_errors=True)
@@ -230,8 +230,8 @@ class DiskChunkStore:
     def drop_vault(self, vault: VaultId) -> None:
         """Remove the vault's folder whole: one rename takes it out of sight, then its files go."""
         gone = f"{self._tmp}/{next(self._names)}-{vault}"
-        if self._lodger is not None:
-            self._lodger.drop_vault(vault)
+        if self._reclaimable is not None:
+            self._reclaimable.drop_vault(vault)
         with translated("removing a vault from", self._root):
             self._room.ensure_counted()
             with self._all_stripes():

@@ -18,7 +18,7 @@ _ASK_PART: Final = 4
 """The file system is asked again after at most 1/4 of the reserve was written, so others' use is seen in time."""
 
 
-class Lodger(Protocol):
+class Reclaimable(Protocol):
     """Whoever uses room of the same disk for as long as no chunk needs it. Thread-safe."""
 
     @property
@@ -36,7 +36,7 @@ class Room:
     """Bytes of chunks against two bounds. Thread-safe.
 
     `free_bytes` asks the file system for (all, free to this process); `count_bytes` counts what the store holds: it is
-    called once, and only if there is a capacity, while the store keeps others from writing. What the `lodger` uses
+    called once, and only if there is a capacity, while the store keeps others from writing. What `reclaimable` uses
     counts as free, and is taken back, as much as it takes, before anybody hears that the disk is full.
     """
 
@@ -46,13 +46,13 @@ class Room:
         capacity_bytes: int | None,
         free_bytes: Callable[[], tuple[int, int]],
         count_bytes: Callable[[], int],
-        lodger: Lodger | None = None,
+        reclaimable: Reclaimable | None = None,
     ) -> None:
         self._reserve = reserve_bytes
         self._capacity = capacity_bytes
         self._free_bytes = free_bytes
         self._count_bytes = count_bytes
-        self._lodger = lodger
+        self._reclaimable = reclaimable
         self._used: int | None = None
         self._credit = 0
         self._counting = threading.Lock()
@@ -87,13 +87,13 @@ class Room:
                 self._used = max(self._used - size, 0)
 
     def reclaim(self) -> bool:
-        """Take back some of what the lodger uses; tell whether that was anything."""
-        return self._lodger is not None and self._lodger.give_back()
+        """Take back some of what is reclaimable; tell whether that was anything."""
+        return self._reclaimable is not None and self._reclaimable.give_back()
 
     def usage(self) -> Usage:
         """Return the room that is left, by both bounds."""
         total, free = self._free_bytes()
-        free = max(free + (0 if self._lodger is None else self._lodger.used) - self._reserve, 0)
+        free = max(free + (0 if self._reclaimable is None else self._reclaimable.used) - self._reserve, 0)
         if self._capacity is not None:
             self.ensure_counted()
             total = min(total, self._capacity)

@@ -20,9 +20,7 @@ DAY_S: Final = 86_400
 REPAIR_RATE_DEFAULT: Final = 500_000_000  # a line of 1 Gbit/s is full before that
 SCRUB_RATE_DEFAULT: Final = 20 * 1024**2  # a terabyte takes half a day and leaves the disk to the apps
 STAND_IN_AFTER_DEFAULT: Final = 3600
-CACHE_SIZE_DEFAULT: Final = (
-    GIB  # some 25,000 pictures of a social network; a small disk has it to spare or gets it back
-)
+CACHE_SIZE_DEFAULT: Final = GIB  # some 25,000 pictures; a small disk has it to spare or gets it back
 MAX_PUT_DEFAULT: Final = 5 * GIB  # S3's own limit for one PUT; bodies stream, so memory sets no lower one
 
 

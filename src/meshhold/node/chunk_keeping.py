@@ -108,9 +108,8 @@ class ChunkKeeping:
             may_hand_over=around.keepers.may_hand_over,
             is_leaving=self.holders.is_leaving,
         )
-        remote = functools.cache(
-            lambda node: RemoteChunks(around.reach, node)
-        )  # each bounds what is on its way to its node
+        # Each bounds what is on its way to its node, so there is one.
+        remote = functools.cache(lambda node: RemoteChunks(around.reach, node))
 
         def holder_of(node: NodeId) -> Holder:
             return self._service.local if node == me else remote(node)

@@ -144,7 +144,7 @@ def _open_chunks(config: Config, watch: ClockWatch) -> tuple[DiskChunkStore, Chu
     cache = ChunkCache(
         Path(cache_folder(str(root))), config.node.cache_size if has_doors else 0, reserve_bytes=RESERVE_BYTES
     )
-    return DiskChunkStore(root, capacity_bytes=config.node.capacity, now=watch.now, lodger=cache), cache
+    return DiskChunkStore(root, capacity_bytes=config.node.capacity, now=watch.now, reclaimable=cache), cache
 
 
 def _keep_index(

@@ -24,6 +24,7 @@ from meshhold.errors import (
     UnavailableError,
 )
 from meshhold.model.ids import ChunkId, NodeId, VaultId
+from meshhold.replication.chunks.byte_budget import ByteBudget
 from meshhold.replication.chunks.fetching import Fetching
 from meshhold.replication.chunks.holder_contract import Holding
 from meshhold.replication.chunks.holders import Holders, View
@@ -77,8 +78,8 @@ class Copies:
         self._background = Background()
         self._keeping = Keeping(self._put, self._put_paces, name_of, self._background)
         self._fetching = Fetching(holders, holding_of, Paces(holders.me), name_of)
-        self._back = 0
-        self._to_cache = 0
+        self._back = ByteBudget(BACK_MAX)
+        self._to_cache = ByteBudget(CACHED_MAX)
         self._caching = trio.Lock()
 
     async def run(self) -> NoReturn:
@@ -169,11 +170,9 @@ class Copies:
             raise (error if isinstance(why, ChunkMissingError) else why) from error
         if not self._background.is_open:
             return sealed
-        if is_wanted and self._back + len(sealed) <= BACK_MAX:
-            self._back += len(sealed)
+        if is_wanted and self._back.take_now(len(sealed)):
             self._background.start_soon(self._put_back, vault, chunk, sealed)
-        elif cache is not None and not is_wanted and self._to_cache + len(sealed) <= CACHED_MAX:
-            self._to_cache += len(sealed)
+        elif cache is not None and not is_wanted and self._to_cache.take_now(len(sealed)):
             self._background.start_soon(self._put_in_cache, cache, vault, chunk, sealed)
         return sealed
 
@@ -183,14 +182,14 @@ class Copies:
         except UnavailableError:
             self._damaged(vault, chunk)  # a full or broken disk: repair finds another place
         finally:
-            self._back -= len(sealed)
+            self._back.give(len(sealed))
 
     async def _put_in_cache(self, cache: ChunkCache, vault: VaultId, chunk: ChunkId, sealed: bytes) -> None:
         try:
             async with self._caching:  # a disk that is slow to write keeps one thread from requests, not all of them
                 await self._run_blocking(cache.put, vault, chunk, sealed)
         finally:
-            self._to_cache -= len(sealed)
+            self._to_cache.give(len(sealed))
 
     # -- reusing ----------------------------------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ class Keeping:
             while (node := job.tally.next_to_ask()) is not None:
                 self._start(job, node)
             patient = [attempt.patient_until_s for attempt in job.running.values() if not attempt.is_late]
-            if job.running or not job.tally.is_safe:  # a start fails at once where nothing runs
+            if job.running or not job.tally.is_safe:  # who could not be asked at all has failed: asking again tells why
                 job.news = trio.Event()
                 with trio.move_on_at(min(patient, default=float("inf"))):
                     await job.news.wait()

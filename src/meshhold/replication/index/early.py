@@ -6,6 +6,7 @@ What comes of it is only a beginning: the change itself looks whether it is stil
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -39,17 +40,17 @@ class Early:
     def begin(self) -> None:
         """Ask; the change goes on from the answer."""
         if self._done is None:
-            self.ballot, self._done = self._next_stamp(), trio.Event()
-            if not self._start(self._ask):
-                self._done.set()
+            done = self._done = trio.Event()
+            self.ballot = self._next_stamp()
+            if not self._start(partial(self._ask, done)):
+                done.set()
 
     async def wait(self) -> None:
         """Wait for the answer, if it was asked for."""
         if self._done is not None:
             await self._done.wait()
 
-    async def _ask(self) -> None:
-        done = self._done
+    async def _ask(self, done: trio.Event) -> None:
         try:
             sight = await self._prepare(self.ballot)
             if isinstance(sight, Sight):
@@ -59,5 +60,4 @@ class Early:
         except MeshHoldError:
             pass  # the change itself will meet it
         finally:
-            if done is not None:
-                done.set()
+            done.set()

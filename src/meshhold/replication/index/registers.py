@@ -181,8 +181,8 @@ class Registers:
 
         `decide` is pure and may run several times. If it raises a `RefusedError`, the value that it saw is settled
         first, so that later readers see no older one; then the error propagates. Deleting what is not there keeps it.
-        `early` comes from `early` for the same register. `conditional` says that the decision depends on the
-        value; where each side goes on alone there is none to depend on. A `fence` is for conditional changes.
+        `early` comes from the method of that name, for the same register. `conditional` says that the decision depends
+        on the value; where each side goes on alone there is none to depend on. A `fence` is for conditional changes.
         Errors: `UnavailableError` for a conditional change there; `ContentionError` and `NoMajorityError` (nothing was
         written), `UnknownOutcomeError` (read to know), `OverloadedError`, `StorageFullError`, `StorageFailedError`
         (nothing was written).
